@@ -1,0 +1,191 @@
+"""The reverse loop.
+
+It exists once, as `events`, a generator that pauses at each thing it does: `backward` and the function
+transforms drain it, a lesson steps through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .tape import CONSUMED, Entry, consume, describe, enable_grad, tape
+from .tensor import Tensor, entry_of, wrap
+from .value import SCALAR, Value, as_value, from_user
+
+
+class Seed(NamedTuple):
+    """Where the pass starts: the output and its cotangent."""
+
+    entry: Entry
+    cotangent: Any
+
+
+class Local(NamedTuple):
+    """`entry`'s cotangent passed through its op; `contribution` is what arrived at input number `index`."""
+
+    entry: Entry
+    index: int
+    cotangent: Any
+    contribution: Any
+
+
+class Accumulate(NamedTuple):
+    """Paths meet: a further `contribution` reached `entry`, whose cotangent is now `total`."""
+
+    entry: Entry
+    contribution: Any
+    total: Any
+
+
+class Write(NamedTuple):
+    """The pass ends here, at a leaf: its cotangent is complete."""
+
+    entry: Entry
+    cotangent: Any
+
+
+Event: TypeAlias = Seed | Local | Accumulate | Write
+
+
+def events(
+    output: Entry, seed: Any, *, retain: bool = False, traced: bool = False, since: int = 0
+) -> Iterator[tuple[type[Event], tuple[Any, ...]]]:
+    """The reverse pass from `output` with cotangent `seed`, one event at a time, as (kind, fields).
+
+    `kind(*fields)` is the event; most are never looked at, and making one costs more than what it reports.
+
+    Cotangents are raw values; tensors if `traced`, when the pass itself is to be recorded. Entries numbered
+    below `since` are left alone. Unless `retain`, each entry is consumed once it has been passed.
+    """
+    order, cotangents = tape(output, since)
+    cotangents[output] = seed
+    yield Seed, (output, seed)
+    for entry in order:
+        g = cotangents.pop(entry)
+        if g is None:
+            continue
+        end = True
+        for k, source in enumerate(entry.inputs):
+            before = cotangents.get(source, _ELSEWHERE)
+            if before is _ELSEWHERE:
+                continue
+            end = False
+            rule = entry.op.rules[k]  # type: ignore[union-attr]
+            if rule is None:
+                continue
+            if type(g) is float:
+                try:
+                    c = rule.scalar(g, entry)
+                except (ArithmeticError, ValueError):  # math raises where NumPy has an infinity or NaN
+                    c = rule.raw(np.float64(g), entry)
+            elif traced:
+                c = rule.traced(g, entry)
+            else:
+                c = rule.raw(g, entry)
+            if type(c) is not float or source.spec is not SCALAR:
+                c = fit(c, entry, k, source)
+            yield Local, (entry, k, g, c)
+            if before is None:
+                cotangents[source] = c
+            else:
+                total = before + c
+                cotangents[source] = total if type(total) is float or traced else as_value(total)
+                yield Accumulate, (source, c, cotangents[source])
+        if end:
+            cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
+        elif not retain:
+            if type(entry.value) is float:
+                entry.state = CONSUMED
+            else:
+                consume(entry)
+    for entry, g in cotangents.items():
+        if g is not None:
+            yield Write, (entry, g)
+
+
+_ELSEWHERE = object()  # says that an input is a number, a constant, or not part of this pass
+
+
+def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
+    """A contribution in its input's shape and dtype: what the op broadcast is summed."""
+    shape, dtype = source.spec
+    found = np.shape(c) if not isinstance(c, Tensor) else c.shape
+    if found != shape:
+        spread = len(found) - len(shape)
+        axes = tuple(i for i, n in enumerate((1,) * spread + shape) if n == 1 and (i < spread or found[i] != 1))
+        c = np.sum(c, axis=axes, keepdims=True)
+        if spread < 0 or c.shape[spread:] != shape:
+            raise ValueError(
+                f"the rule of op {entry.op.name!r} for input {k} returned shape {found} "  # type: ignore[union-attr]
+                f"for an input of shape {shape}, at {describe(entry)}"
+            )
+        c = np.reshape(c, shape)
+    if isinstance(c, Tensor):
+        return c if c.dtype == dtype else c.astype(dtype)
+    return as_value(c if getattr(c, "dtype", None) == dtype else np.asarray(c, dtype))
+
+
+def backward(
+    output: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
+    """Add the derivative of `output` to `.grad` of every leaf it depends on.
+
+    Args:
+        output: a tensor of one element; of any shape if `gradient` is given.
+        gradient: the cotangent of `output`, of its shape; default 1.
+        retain_graph: keep the tape for another pass (default: as `create_graph`). Otherwise it is consumed.
+        create_graph: record the pass itself, so that gradients can be differentiated again.
+
+    Raises RuntimeError where nothing was recorded or the tape is consumed, ValueError where `gradient` is
+    missing or has the wrong shape. After an error no `.grad` has changed.
+    """
+    entry = output._entry
+    if entry is None or not entry.state:
+        raise RuntimeError(
+            "backward: this tensor depends on nothing that requires a gradient. Make its inputs with "
+            "ag.tensor(..., requires_grad=True), and compute it outside ag.no_grad() and without .detach()"
+        )
+    seed = 1.0 if gradient is None and type(output._value) is float else seed_of(output, gradient)
+    retain = create_graph if retain_graph is None else retain_graph
+    if create_graph:
+        seed = gradient if isinstance(gradient, Tensor) else wrap(seed)
+        with enable_grad():
+            for kind, fields in events(entry, seed, retain=retain, traced=True):
+                if kind is Write:
+                    leaf, g = fields
+                    leaf = leaf.root or leaf
+                    leaf.grad = g if leaf.grad is None else leaf.grad + g
+        return
+    for kind, fields in events(entry, seed, retain=retain):
+        if kind is Write:
+            leaf, g = fields
+            leaf = leaf.root or leaf
+            leaf.grad = wrap(g if leaf.grad is None else as_value(leaf.grad._value + g))
+
+
+Tensor.backward = backward  # type: ignore[method-assign]
+
+
+def seed_of(output: Tensor, gradient: Any) -> Value:
+    """The cotangent a pass starts with, checked. Raises ValueError, TypeError."""
+    shape, dtype = output.shape, output.dtype
+    if gradient is None:
+        if output.size != 1:
+            raise ValueError(
+                f"backward: {describe(entry_of(output))} is no single number, so there is no one gradient. "
+                f"Reduce it, as in .sum() or .mean(), or pass a gradient of shape {shape}"
+            )
+        return as_value(np.ones(shape, dtype))
+    value = gradient._value if isinstance(gradient, Tensor) else from_user(gradient)
+    found = np.shape(value)
+    if found != shape:
+        raise ValueError(f"backward: the gradient has shape {found}, the tensor {shape}; they must be equal")
+    if not np.can_cast(np.asarray(value).dtype, dtype, "same_kind"):
+        raise TypeError(f"backward: a gradient of dtype {value.dtype} does not fit a tensor of dtype {dtype}")
+    return value if type(value) is float and type(output._value) is float else as_value(np.asarray(value, dtype))
+
+
+__all__ = ["Accumulate", "Event", "Local", "Seed", "Write", "backward", "events", "fit", "seed_of"]

@@ -1,0 +1,394 @@
+"""The expression language of op declarations: parse once, print as Python source, LaTeX or a plain label.
+
+A declaration is a formula, `"softplus(x) = maximum(x, 0) + log1p(exp(-abs(x)))"`, parsed into a small tree of
+`Num`, `Var` and `Call`. The only functions are those in `PRIMITIVES`; anything else is an error at import.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Num:
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    fn: str
+    args: tuple[Node, ...]
+
+
+Node: TypeAlias = Num | Var | Call
+
+
+class Primitive(NamedTuple):
+    """How a function of the language prints. `{0}` is an argument; `level` is its binding strength, 9 an atom."""
+
+    arity: int
+    code: str
+    latex: str
+    level: int = 9
+
+
+def _function(name: str, latex: str | None = None, arity: int = 1) -> Primitive:
+    args = ", ".join(f"{{{k}}}" for k in range(arity))
+    command = latex or rf"\operatorname{{{{{name}}}}}"
+    return Primitive(arity, f"{name}({args})", rf"{command}\left({args}\right)")
+
+
+PRIMITIVES: dict[str, Primitive] = {
+    "|": Primitive(2, "({0}) | ({1})", r"{0} \lor {1}", 1),
+    "&": Primitive(2, "({0}) & ({1})", r"{0} \land {1}", 1),
+    "<": Primitive(2, "{0} < {1}", "{0} < {1}", 2),
+    "<=": Primitive(2, "{0} <= {1}", r"{0} \le {1}", 2),
+    ">": Primitive(2, "{0} > {1}", "{0} > {1}", 2),
+    ">=": Primitive(2, "{0} >= {1}", r"{0} \ge {1}", 2),
+    "==": Primitive(2, "{0} == {1}", "{0} = {1}", 2),
+    "!=": Primitive(2, "{0} != {1}", r"{0} \ne {1}", 2),
+    "+": Primitive(2, "{0} + {1}", "{0} + {1}", 3),
+    "-": Primitive(2, "{0} - {1}", "{0} - {1}", 3),
+    "*": Primitive(2, "{0} * {1}", r"{0} \, {1}", 4),
+    "/": Primitive(2, "{0} / {1}", r"\frac{{{0}}}{{{1}}}", 4),
+    "u-": Primitive(1, "-{0}", "-{0}", 5),
+    "**": Primitive(2, "power({0}, {1})", "{0}^{{{1}}}", 6),
+    "abs": Primitive(1, "absolute({0})", r"\left|{0}\right|"),
+    "sqrt": Primitive(1, "sqrt({0})", r"\sqrt{{{0}}}"),
+    "cbrt": Primitive(1, "cbrt({0})", r"\sqrt[3]{{{0}}}"),
+    "exp": Primitive(1, "exp({0})", "e^{{{0}}}"),
+    "where": Primitive(
+        3, "where({0}, {1}, {2})", r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}"
+    ),
+    "log": _function("log", r"\ln"),
+    "log2": _function("log2", r"\log_2"),
+    "log10": _function("log10", r"\log_{{10}}"),
+    "expm1": _function("expm1"),
+    "log1p": _function("log1p"),
+    "sign": _function("sign"),
+    "floor": Primitive(1, "floor({0})", r"\left\lfloor {0} \right\rfloor"),
+    "ceil": Primitive(1, "ceil({0})", r"\left\lceil {0} \right\rceil"),
+    "rint": _function("rint", r"\operatorname{{round}}"),
+    "erf": _function("erf"),
+    "maximum": _function("maximum", r"\max", 2),
+    "minimum": _function("minimum", r"\min", 2),
+    "hypot": _function("hypot", arity=2),
+    "heaviside": _function("heaviside", "H", 2),
+    "atan2": _function("atan2", arity=2),
+    **{name: _function(name, "\\" + name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{
+        name: _function(name, rf"\operatorname{{{{ar{name[1:] if name.endswith('h') else 'c' + name[1:]}}}}}")
+        for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")
+    },
+}
+CONSTANTS = {"pi": math.pi, "inf": math.inf, "nan": math.nan}
+
+_BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
+_COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+
+
+# --- parse ----------------------------------------------------------------------------------------------------
+
+
+class Declaration(NamedTuple):
+    """`name(inputs, *, attrs=...) = body`."""
+
+    name: str
+    inputs: tuple[str, ...]
+    attrs: dict[str, float]
+    body: Node
+
+
+def parse_declaration(text: str) -> Declaration:
+    """Parse `"name(x, y, *, slope=0.1) = expression"`; `"tanh(x)"` alone declares the primitive of that name."""
+    match = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*(?:=(?!=)(.*))?", text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"op declaration {text!r}: write it as 'name(x, y) = expression'")
+    name, head, body = match.groups()
+    try:
+        function = ast.parse(f"def {name}({head}): pass").body[0]
+        assert isinstance(function, ast.FunctionDef)
+        arguments = function.args
+        attrs = {
+            a.arg: float(ast.literal_eval(d))
+            for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+            if d is not None
+        }
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"op declaration {text!r}: {error}") from None
+    inputs = tuple(a.arg for a in arguments.args)
+    if len(attrs) < len(arguments.kwonlyargs) or arguments.defaults or arguments.vararg or arguments.kwarg:
+        raise ValueError(f"op declaration {text!r}: inputs have no default, parameters after '*' need one")
+    return Declaration(name, inputs, attrs, parse(body or f"{name}({head})", (*inputs, *attrs), text))
+
+
+def parse(text: str, names: Iterable[str], where: str | None = None) -> Node:
+    """Parse one expression over `names`. Raises ValueError that names what is unknown and what there is."""
+    known = set(names)
+    where = where or text
+
+    def fail(message: str) -> ValueError:
+        return ValueError(f"op declaration {where!r}: {message}")
+
+    def unknown(kind: str, name: str, among: Iterable[str]) -> ValueError:
+        near = difflib.get_close_matches(name, among, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return fail(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(among))})")
+
+    def convert(node: ast.expr) -> Node:
+        match node:
+            case ast.Constant(value=bool() | int() | float()):
+                return Num(float(node.value))  # type: ignore[arg-type]
+            case ast.Name(id=name) if name in known:
+                return Var(name)
+            case ast.Name(id=name) if name in CONSTANTS:
+                return Num(CONSTANTS[name])
+            case ast.Name(id=name):
+                raise unknown("name", name, known | set(CONSTANTS))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return negative(convert(operand))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return Call(_BINARY[type(op)], (convert(left), convert(right)))
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
+                return Call(_COMPARE[type(op)], (convert(left), convert(right)))
+            case ast.BoolOp(op=op, values=[left, right]):
+                return Call("&" if isinstance(op, ast.And) else "|", (convert(left), convert(right)))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+                if name not in PRIMITIVES:
+                    raise unknown("function", name, {p for p in PRIMITIVES if p.isidentifier()})
+                if len(args) != PRIMITIVES[name].arity:
+                    raise fail(f"{name} takes {PRIMITIVES[name].arity} arguments, here it has {len(args)}")
+                return Call(name, tuple(convert(a) for a in args))
+        raise fail(f"{ast.unparse(node)!r} is not part of the expression language")
+
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        raise fail(f"{error.msg} in {text.strip()!r}") from None
+    return convert(tree.body)
+
+
+# --- algebra --------------------------------------------------------------------------------------------------
+
+
+def negative(node: Node) -> Node:
+    if isinstance(node, Num):
+        return Num(-node.value)
+    if isinstance(node, Call) and node.fn == "u-":
+        return node.args[0]
+    return Call("u-", (node,))
+
+
+def times(g: Node, factor: Node) -> Node:
+    """g * factor, with the factor's ones, signs and quotients folded away.
+
+    A `where` keeps g outside the branch not taken, so an infinite derivative there cannot meet it.
+    """
+    match factor:
+        case Num(value=1.0):
+            return g
+        case Num(value=-1.0):
+            return negative(g)
+        case Num(value=0.0):
+            return Call("*", (g, factor))  # keeps the shape of g
+        case Call(fn="u-", args=(inner,)):
+            return negative(times(g, inner))
+        case Call(fn="/", args=(top, bottom)):
+            return Call("/", (times(g, top), bottom))
+        case Call(fn="where", args=(condition, a, b)):
+            zero = Num(0.0)
+            a, b = (zero if branch == zero else times(g, branch) for branch in (a, b))
+            return Call("where", (condition, a, b))
+    return Call("*", (g, factor))
+
+
+def rename(node: Node, names: Mapping[str, str]) -> Node:
+    if isinstance(node, Var):
+        return Var(names.get(node.name, node.name))
+    if isinstance(node, Call):
+        return Call(node.fn, tuple(rename(a, names) for a in node.args))
+    return node
+
+
+def names_in(node: Node) -> frozenset[str]:
+    if isinstance(node, Var):
+        return frozenset([node.name])
+    if isinstance(node, Call):
+        return frozenset().union(*map(names_in, node.args))
+    return frozenset()
+
+
+# --- print ----------------------------------------------------------------------------------------------------
+
+
+def source(node: Node, result: str = "return ", codes: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Python statements that evaluate the expression; what occurs twice is computed once.
+
+    `codes` prints some primitives otherwise than their own `code`.
+    """
+    uses: Counter[Node] = Counter()
+
+    def visit(n: Node) -> None:
+        uses[n] += 1
+        if isinstance(n, Call) and uses[n] == 1:
+            for a in n.args:
+                visit(a)
+
+    visit(node)
+    lines: list[str] = []
+    temporaries: dict[Node, str] = {}
+
+    def emit(n: Node, level: int) -> str:
+        if n in temporaries:
+            return temporaries[n]
+        if isinstance(n, Num):
+            return _number(n.value) if n.value >= 0 or level <= 5 else f"({_number(n.value)})"
+        if isinstance(n, Var):
+            return n.name
+        primitive = PRIMITIVES[n.fn]
+        inner = 0 if primitive.level == 9 or n.fn == "**" else primitive.level
+        args = [emit(a, inner + (k > 0 and inner > 0)) for k, a in enumerate(n.args)]
+        text = codes.get(n.fn, primitive.code).format(*args)
+        if uses[n] > 1:
+            temporaries[n] = f"_{len(temporaries)}"
+            lines.append(f"{temporaries[n]} = {text}")
+            return temporaries[n]
+        return f"({text})" if primitive.level < level and n.fn != "**" else text
+
+    lines.append(result + emit(node, 0))
+    return lines
+
+
+def _number(value: float) -> str:
+    if value != value or value in (math.inf, -math.inf):
+        return f"float('{value}')"
+    return repr(value)
+
+
+def latex(node: Node, names: Mapping[str, str] | None = None) -> str:
+    """The expression as LaTeX mathematics, variables replaced by `names`."""
+    names = names or {}
+
+    def emit(n: Node, level: int) -> str:
+        if isinstance(n, Num):
+            text = {math.inf: r"\infty", -math.inf: r"-\infty", math.pi: r"\pi"}.get(n.value, f"{n.value:g}")
+            return text if n.value >= 0 or level <= 4 else rf"\left({text}\right)"
+        if isinstance(n, Var):
+            return names.get(n.name, n.name)
+        primitive = PRIMITIVES[n.fn]
+        if n.fn == "/":
+            return primitive.latex.format(emit(n.args[0], 0), emit(n.args[1], 0))
+        if n.fn == "**":
+            return primitive.latex.format(emit(n.args[0], 9), emit(n.args[1], 0))
+        inner = 0 if primitive.level == 9 else primitive.level
+        args = [emit(a, inner + (k > 0 and inner > 0)) for k, a in enumerate(n.args)]
+        text = primitive.latex.format(*args)
+        return rf"\left({text}\right)" if primitive.level < level else text
+
+    return emit(node, 0)
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·")
+
+
+def label(node: Node, names: Mapping[str, str] | None = None) -> str:
+    """The expression as a short line of plain text, for graph edges and terminals: `1 - z²`, `cos(x)`."""
+    names = names or {}
+
+    def emit(n: Node, level: int) -> str:
+        if isinstance(n, Num):
+            return f"{n.value:g}"
+        if isinstance(n, Var):
+            return names.get(n.name, n.name)
+        primitive = PRIMITIVES[n.fn]
+        if n.fn == "**" or (n.fn == "*" and n.args[0] == n.args[1] and isinstance(n.args[0], Var)):
+            exponent = n.args[1] if n.fn == "**" else Num(2.0)
+            if isinstance(exponent, Num):
+                return emit(n.args[0], 9) + f"{exponent.value:g}".translate(_SUPERSCRIPT)
+            return f"{emit(n.args[0], 9)}^{emit(exponent, 9)}"
+        if n.fn == "abs":
+            return f"|{emit(n.args[0], 0)}|"
+        inner = 0 if primitive.level == 9 else primitive.level
+        args = [emit(a, inner + (k > 0 and inner > 0)) for k, a in enumerate(n.args)]
+        text = primitive.code.format(*args).replace(" * ", "·").replace(" / ", "/")
+        return f"({text})" if primitive.level < level else text
+
+    return emit(node, 0)
+
+
+# --- what the printed names mean ------------------------------------------------------------------------------
+
+
+def _erf(x: Any) -> Any:
+    from scipy.special import erf  # NumPy has none; SciPy loads when it is first needed
+
+    return erf(x)
+
+
+def _choose(condition: Any, a: Any, b: Any) -> Any:
+    return (a if condition else b) if type(condition) is bool else np.where(condition, a, b)
+
+
+#: NumPy arrays.
+NUMPY: dict[str, Any] = {
+    name: getattr(np, name)
+    for name in (
+        "absolute sqrt cbrt exp expm1 log log1p log2 log10 sign floor ceil rint maximum minimum "
+        "hypot heaviside sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan atan2"
+    ).split()
+} | {"power": operator.pow, "where": _choose, "erf": _erf}  # unlike np.power, ** squares by multiplying
+
+
+def _maximum(a: float, b: float) -> float:
+    return a if a >= b or a != a else b
+
+
+def _minimum(a: float, b: float) -> float:
+    return a if a <= b or a != a else b
+
+
+def _sign(x: float) -> float:
+    return math.copysign(1.0, x) if x > 0 or x < 0 else x
+
+
+def _integral(function: Callable[[float], int]) -> Callable[[float], float]:
+    return lambda x: math.copysign(float(function(x)), x) if math.isfinite(x) else x
+
+
+#: How code for Python floats differs: only the branch taken is computed.
+SCALAR_CODES = {"where": "({1} if {0} else {2})"}
+#: Python floats: an order of magnitude faster than NumPy on one number. Where `math` raises (log 0, overflow),
+#: the caller takes NumPy's answer instead.
+SCALAR: dict[str, Any] = {
+    name: getattr(math, name)
+    for name in (
+        "sqrt cbrt exp expm1 log log1p log2 log10 hypot sin cos tan sinh cosh tanh asinh acosh atanh asin acos "
+        "atan atan2 erf"
+    ).split()
+} | {
+    "absolute": abs,
+    "power": math.pow,
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "sign": _sign,
+    "heaviside": lambda x, at_zero: x if x != x else at_zero if x == 0 else float(x > 0),
+    "floor": _integral(math.floor),
+    "ceil": _integral(math.ceil),
+    "rint": _integral(round),
+}

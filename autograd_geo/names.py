@@ -1,0 +1,71 @@
+"""Where in the user's program a value was computed, and which variable it was assigned to.
+
+Recording keeps a code object and an instruction offset only; all of this runs when somebody asks.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import linecache
+from functools import lru_cache
+from types import CodeType
+
+# First line, last line, first column, last column (in UTF-8 bytes), as both `ast` and code objects count them.
+Span = tuple[int | None, int | None, int | None, int | None]
+
+
+def span(code: CodeType, lasti: int) -> Span:
+    """The source span of the instruction at byte offset `lasti`."""
+    for i, position in enumerate(code.co_positions()):
+        if 2 * i == lasti:
+            return position
+    return code.co_firstlineno, None, None, None
+
+
+@lru_cache(maxsize=4096)
+def assigned_name(code: CodeType, lasti: int) -> str | None:
+    """The variable that the value computed at instruction `lasti` is assigned to right away, else None.
+
+    `y = f(x)`, `self.y = f(x)`, `a, y = 1, f(x)` and `(y := f(x))` all give "y"; a value that goes on into a
+    larger expression has no name.
+    """
+    names = _assignments("".join(linecache.getlines(code.co_filename)))
+    return names.get(span(code, lasti)) or _stored_next(code, lasti)
+
+
+@lru_cache(maxsize=64)
+def _assignments(source: str) -> dict[Span, str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return {}
+    names: dict[Span, str] = {}
+
+    def bind(target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+            if len(target.elts) == len(value.elts):
+                for t, v in zip(target.elts, value.elts, strict=True):
+                    bind(t, v)
+        elif isinstance(target, ast.Name | ast.Attribute):
+            name = target.id if isinstance(target, ast.Name) else target.attr
+            names[value.lineno, value.end_lineno, value.col_offset, value.end_col_offset] = name
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            bind(node.targets[0], node.value)
+        elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            bind(node.target, node.value)
+    return names
+
+
+def _stored_next(code: CodeType, lasti: int) -> str | None:
+    """Without source (`python -c`, `exec`), the bytecode still tells a plain `y = f(x)`."""
+    instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "NOP")]
+    for here, following in zip(instructions, instructions[1:], strict=False):
+        if here.offset == lasti:
+            if following.opname.startswith("STORE_FAST_"):  # 3.13 fuses two instructions into one
+                return str(following.argval[0])
+            if following.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
+                return str(following.argval)
+    return None

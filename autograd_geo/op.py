@@ -1,0 +1,246 @@
+"""What an op is, the registry of all ops, and how one runs.
+
+An `Op` knows how to evaluate itself on arrays and has one `Rule` for each input that a gradient can flow to.
+`declare` makes them in four families; here is what they are, the registry that holds them, and `apply`, which
+runs one and records it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .tape import ACTIVE, CONSTANT, Entry, caller, leaf, next_number, recording
+from .tensor import Tensor, entry_of, wrap
+from .value import Number, Value, as_value, from_user, spec_of, strong
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the cotangent `g` of an op's output becomes that of one of its inputs.
+
+    `raw` maps arrays to arrays, `scalar` Python floats to a float, `traced` tensors to a recorded tensor; each
+    takes (g, entry). `needs` are the values it reads: input names, and "z" for the output.
+    """
+
+    raw: Callable[[Value, Entry], Value]
+    scalar: Callable[[Value, Entry], Value]
+    traced: Callable[[Tensor, Entry], Tensor]
+    needs: frozenset[str]
+    latex: str
+    label: str
+
+
+class Rules:
+    """The rules of an op with any number of inputs, made when first asked for."""
+
+    def __init__(self, make: Callable[[int], Rule | None]) -> None:
+        self._make = cache(make)
+
+    def __getitem__(self, k: int) -> Rule | None:
+        return self._make(k)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Op:
+    """One operation: its name, its inputs, how to evaluate it and how cotangents pass back through it."""
+
+    name: str
+    family: str
+    inputs: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    forward: Callable[..., Any]  # NumPy values in, NumPy value out
+    rules: tuple[Rule | None, ...] | Rules  # of each input; None if no gradient flows to it
+    formula: str = ""  # of the op itself, as LaTeX
+    symbol: str = ""  # what a graph shows: "+", "tanh"
+    variadic: bool = False  # any number of inputs, all under the one name
+    domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    reference: str = ""  # NumPy/SciPy expression over the inputs, for the value test; default: NumPy's function
+    surrogate: bool = False  # the rules are deliberately not the derivative
+    _keeps: dict[int, tuple[tuple[bool, ...], bool]] = field(default_factory=dict, repr=False)
+
+    def keeps(self, active: int) -> tuple[tuple[bool, ...], bool]:
+        """Which inputs' values, and whether the output's, the derivatives of the active inputs (bits) read."""
+        found = self._keeps.get(active)
+        if found is None:
+            rules = [self.rules[k] for k in range(active.bit_length()) if active >> k & 1]
+            needs = frozenset[str]().union(*[r.needs for r in rules if r])
+            inputs = self.inputs * active.bit_length() if self.variadic else self.inputs
+            found = tuple([name in needs for name in inputs]), "z" in needs
+            self._keeps[active] = found
+        return found
+
+    def evaluate(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> Value:
+        """The op's value for NumPy inputs. Errors name the op and the shapes."""
+        try:
+            return as_value(self.forward(*values, **attrs))
+        except (ValueError, IndexError, TypeError) as error:
+            raise type(error)(f"{self.name}: {explain(error, values, attrs)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One call for the derived tests: a tuple argument is the shape of a random array, anything else is itself."""
+
+    args: tuple[Any, ...]
+    attrs: dict[str, Any]
+
+
+def sample(*args: Any, **attrs: Any) -> Sample:
+    return Sample(args, attrs)
+
+
+def explain(error: Exception, values: Sequence[Any], attrs: Mapping[str, Any]) -> str:
+    shapes = ", ".join(str(np.shape(v)) for v in values)
+    given = "".join(f", {k}={v!r:.60}" for k, v in attrs.items() if v is not None)
+    if isinstance(error, ValueError) and "broadcast" in str(error):
+        return f"shapes {shapes} do not broadcast; axes must match from the right, or be 1"
+    if isinstance(error, np.exceptions.AxisError | IndexError) or not values:
+        return f"{error}, for shape {shapes}{given}"
+    return f"{error}; shapes {shapes}{given}"
+
+
+# --- the registry ---------------------------------------------------------------------------------------------
+
+#: Every op, by name.
+registry: dict[str, Op] = {}
+#: The function of every op, by name.
+functions: dict[str, Function] = {}
+
+OPERATORS = {
+    "add": ("__add__", "__radd__"),
+    "subtract": ("__sub__", "__rsub__"),
+    "multiply": ("__mul__", "__rmul__"),
+    "divide": ("__truediv__", "__rtruediv__"),
+    "power": ("__pow__", "__rpow__"),
+    "matmul": ("__matmul__", "__rmatmul__"),
+    "remainder": ("__mod__", "__rmod__"),
+    "negative": ("__neg__", None),
+    "positive": ("__pos__", None),
+    "abs": ("__abs__", None),
+    "less": ("__lt__", None),
+    "less_equal": ("__le__", None),
+    "greater": ("__gt__", None),
+    "greater_equal": ("__ge__", None),
+    "logical_and": ("__and__", "__rand__"),
+    "logical_or": ("__or__", "__ror__"),
+    "logical_not": ("__invert__", None),
+}
+
+
+def register(op: Op, function: Function, method: bool = True) -> Function:
+    """Add an op to the registry; a built-in one also becomes a method, and an operator if it has one.
+
+    Raises ValueError for a name that a built-in op has. A user's own op may be declared again.
+    """
+    built_in = function.__module__.startswith(__package__ + ".ops") if __package__ else False
+    if op.name in registry and functions[op.name].__module__.startswith(f"{__package__}.ops"):
+        raise ValueError(f"an op named {op.name!r} is built in; choose another name")
+    registry[op.name], functions[op.name] = op, function
+    function.op = op  # type: ignore[attr-defined]
+    if built_in and method and op.name.isidentifier():
+        setattr(Tensor, op.name, function)
+        direct, reflected = OPERATORS.get(op.name, (None, None))
+        if direct:
+            _install_operator(direct, function)
+        if reflected:
+            _install_operator(reflected, lambda self, other: function(other, self))
+    return function
+
+
+def composite(method: bool = True) -> Callable[[Function], Function]:
+    """Mark a function made of ops: known by its name to NumPy's protocols, and a method of tensors."""
+
+    def mark(function: Function) -> Function:
+        functions[function.__name__] = function
+        if method:
+            setattr(Tensor, function.__name__, function)
+        return function
+
+    return mark
+
+
+def _install_operator(name: str, function: Function) -> None:
+    setattr(Tensor, name, function)
+    in_place = f"__i{name.strip('_')}__"
+    if name in ("__add__", "__sub__", "__mul__", "__truediv__", "__pow__", "__matmul__"):
+
+        def update(self: Tensor, other: Any) -> Tensor:
+            self._become(function(self, other), f"x {_SYMBOLS[name]}= v")
+            return self
+
+        setattr(Tensor, in_place, update)
+
+
+_SYMBOLS = {
+    "__add__": "+", "__sub__": "-", "__mul__": "*", "__truediv__": "/", "__pow__": "**", "__matmul__": "@"
+}  # fmt: skip
+
+
+# --- running an op --------------------------------------------------------------------------------------------
+
+
+def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
+    """Evaluate an op and, where a gradient can flow through it, record it."""
+    values: list[Any] = []
+    active = 0
+    for k, x in enumerate(operands):
+        if isinstance(x, Tensor):
+            v, entry = x._value, x._entry
+            if entry is not None and entry.state and op.rules[k] is not None:
+                active |= 1 << k
+            values.append(np.float64(v) if type(v) is float else v)
+        elif type(x) is float or type(x) is int or type(x) is bool:
+            values.append(x)
+        else:
+            values.append(_array(op, k, x))
+    z = op.evaluate(values, attrs)
+    if not active or not recording():
+        return wrap(z)
+    inputs = tuple([_input(x, v) for x, v in zip(operands, values, strict=True)])
+    keep, keep_output = op.keeps(active)
+    for x, source, kept in zip(operands, inputs, keep, strict=False):
+        if kept and isinstance(x, Tensor):
+            source.value = x._value  # type: ignore[union-attr]
+    entry = Entry()
+    entry.number = next_number()
+    entry.op, entry.inputs, entry.attrs = op, inputs, {k: _frozen(v) for k, v in attrs.items()} if attrs else attrs
+    entry.value = z if keep_output or type(z) is float else None
+    entry.spec = spec_of(z)
+    entry.state, entry.name = ACTIVE, None
+    entry.code, entry.lasti = caller(2)
+    return wrap(z, entry)
+
+
+def _array(op: Op, k: int, x: Any) -> Value:
+    """A private copy of an operand that is no tensor, so that changing it later changes no tape."""
+    if isinstance(x, list | tuple) and any(isinstance(i, Tensor) for i in x):
+        raise TypeError(f"{op.name}: a list of tensors would be cut from the tape; join them with ag.stack first")
+    try:
+        return strong(from_user(x))
+    except TypeError as error:
+        raise TypeError(f"{op.name}: argument {op.inputs[0 if op.variadic else k]!r}: {error}") from None
+
+
+def _input(x: Any, v: Value) -> Entry | Number:
+    if isinstance(x, Tensor):
+        return x._entry or entry_of(x)
+    return x if type(x) in (float, int, bool) else leaf(as_value(v), CONSTANT)
+
+
+def _frozen(attr: Any) -> Any:
+    """Attributes as the user cannot change them later."""
+    if isinstance(attr, np.ndarray):
+        return attr.copy()
+    if isinstance(attr, list):
+        return [_frozen(a) for a in attr]
+    if isinstance(attr, tuple):
+        return tuple(_frozen(a) for a in attr)
+    return attr

@@ -1,0 +1,157 @@
+"""Elementwise ops: one formula and its partial derivatives each. `z` is the output."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..declare import pointwise
+from ..op import composite
+from ..tensor import Tensor
+
+_positive = (0.1, 3.0)
+_unit = (-0.9, 0.9)
+
+# --- arithmetic -----------------------------------------------------------------------------------------------
+add = pointwise("add(x, y) = x + y", x="1", y="1", symbol="+")
+subtract = pointwise("subtract(x, y) = x - y", x="1", y="-1", symbol="−")
+multiply = pointwise("multiply(x, y) = x * y", x="y", y="x", symbol="×")
+divide = pointwise("divide(x, y) = x / y", x="1 / y", y="-z / y", symbol="÷", domain={"x": (-2, 2), "y": (0.5, 2)})
+power = pointwise(
+    "power(x, y) = x ** y",
+    x="where(y == 0, 0, y * x ** (y - 1))",  # not 0 * inf at 0 ** 0
+    y="z * log(where(x == 0, 1, x))",  # 0 at 0 ** y; NaN at a negative base, where there is no derivative
+    symbol="^",
+    domain={"x": _positive, "y": (-2, 2)},
+)
+remainder = pointwise(
+    "remainder(x, y) = x - y * floor(x / y)", x="1", y="-floor(x / y)", symbol="%",
+    domain={"x": (1.1, 1.9), "y": (0.7, 0.9)},
+)  # fmt: skip
+negative = pointwise("negative(x) = -x", x="-1", symbol="−")
+positive = pointwise("positive(x) = x", x="1", symbol="+")
+abs = pointwise("abs(x)", x="sign(x)", symbol="|x|", domain=(0.1, 2))
+sign = pointwise("sign(x)", x="0")
+floor = pointwise("floor(x)", x="0", domain=(0.1, 0.9))
+ceil = pointwise("ceil(x)", x="0", domain=(0.1, 0.9))
+rint = pointwise("rint(x)", x="0", doc="Rounds to the nearest integer, halves to even.", domain=(0.6, 0.9))
+reciprocal = pointwise("reciprocal(x) = 1 / x", x="-z * z", symbol="1/x", domain=(0.5, 2))
+square = pointwise("square(x) = x * x", x="2 * x", symbol="x²")
+hypot = pointwise("hypot(x, y)", x="where(z == 0, 0, x / where(z == 0, 1, z))",
+                  y="where(z == 0, 0, y / where(z == 0, 1, z))")  # fmt: skip
+
+# --- comparison and choice: equal values share the gradient -----------------------------------------------------
+equal = pointwise("equal(x, y) = x == y", symbol="=")
+not_equal = pointwise("not_equal(x, y) = x != y", symbol="≠")
+less = pointwise("less(x, y) = x < y", symbol="<")
+less_equal = pointwise("less_equal(x, y) = x <= y", symbol="≤")
+greater = pointwise("greater(x, y) = x > y", symbol=">")
+greater_equal = pointwise("greater_equal(x, y) = x >= y", symbol="≥")
+maximum = pointwise(
+    "maximum(x, y)",
+    x="where(x == y, 0.5, where(x > y, 1, where(x != x, 1, 0)))",
+    y="where(x == y, 0.5, where(y > x, 1, where(y != y, 1, 0)))",
+)
+minimum = pointwise(
+    "minimum(x, y)",
+    x="where(x == y, 0.5, where(x < y, 1, where(x != x, 1, 0)))",
+    y="where(x == y, 0.5, where(y < x, 1, where(y != y, 1, 0)))",
+)
+clip_between = pointwise(
+    "clip_between(x, lower, upper) = minimum(maximum(x, lower), upper)",
+    x="where(x < lower, 0, where(x > upper, 0, 1))",
+    lower="where(x < lower, where(lower < upper, 1, 0), 0)",
+    upper="where(x > upper, 1, where(lower < upper, 0, 1))",
+    domain={"x": (0.1, 0.9), "lower": (-1, 0), "upper": (1, 2)}, reference="np.clip(x, lower, upper)", method=False,
+)  # fmt: skip
+
+
+@composite()
+def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
+    """x limited to [min, max], None for no limit; the gradient passes where x is within, ends included."""
+    return clip_between(x, -math.inf if min is None else min, math.inf if max is None else max)
+
+
+logical_and = pointwise("logical_and(x, y) = (x != 0) and (y != 0)", symbol="∧")
+logical_or = pointwise("logical_or(x, y) = (x != 0) or (y != 0)", symbol="∨")
+logical_not = pointwise("logical_not(x) = x == 0", symbol="¬")
+isnan = pointwise("isnan(x) = x != x")
+isfinite = pointwise("isfinite(x) = abs(x) < inf")
+where = pointwise(
+    "where(condition, x, y)", x="where(condition, 1, 0)", y="where(condition, 0, 1)", method=False,
+    doc="x where the condition holds, else y; the branch not taken gets no gradient.",
+)  # fmt: skip
+
+# --- exponentials and logarithms --------------------------------------------------------------------------------
+exp = pointwise("exp(x)", x="z")
+expm1 = pointwise("expm1(x)", x="exp(x)")
+log = pointwise("log(x)", x="1 / x", domain=_positive)
+log1p = pointwise("log1p(x)", x="1 / (1 + x)", domain=(-0.9, 3))
+log2 = pointwise("log2(x)", x="1.4426950408889634 / x", domain=_positive)
+log10 = pointwise("log10(x)", x="0.4342944819032518 / x", domain=_positive)
+sqrt = pointwise("sqrt(x)", x="0.5 / z", symbol="√", domain=_positive)
+cbrt = pointwise("cbrt(x)", x="1 / (3 * z * z)", symbol="∛", domain=_positive)
+
+# --- trigonometric and hyperbolic -------------------------------------------------------------------------------
+sin = pointwise("sin(x)", x="cos(x)")
+cos = pointwise("cos(x)", x="-sin(x)")
+tan = pointwise("tan(x)", x="1 + z * z", domain=(-1.2, 1.2))
+asin = pointwise("asin(x)", x="1 / sqrt((1 - x) * (1 + x))", domain=_unit)
+acos = pointwise("acos(x)", x="-1 / sqrt((1 - x) * (1 + x))", domain=_unit)
+atan = pointwise("atan(x)", x="1 / (1 + x * x)")
+atan2 = pointwise(
+    "atan2(y, x)", y="x / (x * x + y * y)", x="-y / (x * x + y * y)", domain={"y": (0.2, 2), "x": (-2, 2)}
+)
+sinh = pointwise("sinh(x)", x="cosh(x)")
+cosh = pointwise("cosh(x)", x="sinh(x)")
+tanh = pointwise("tanh(x)", x="1 - z * z")
+asinh = pointwise("asinh(x)", x="1 / hypot(x, 1)")
+acosh = pointwise("acosh(x)", x="1 / (sqrt(x - 1) * sqrt(x + 1))", domain=(1.2, 3))
+atanh = pointwise("atanh(x)", x="1 / ((1 - x) * (1 + x))", domain=_unit)
+erf = pointwise("erf(x)", x="1.1283791670955126 * exp(-x * x)", reference="special.erf(x)")
+
+# --- activations ------------------------------------------------------------------------------------------------
+_E = "exp(-abs(x))"
+_SIGMOID = f"where(x >= 0, 1, {_E}) / (1 + {_E})"
+_ONE_MINUS_SIGMOID = f"where(x >= 0, {_E}, 1) / (1 + {_E})"
+
+sigmoid = pointwise(
+    f"sigmoid(x) = {_SIGMOID}", x="z * (1 - z)", symbol="σ", reference="special.expit(x)",
+    doc="Logistic function 1 / (1 + exp(-x)), without overflow.",
+)  # fmt: skip
+log_sigmoid = pointwise(
+    f"log_sigmoid(x) = minimum(x, 0) - log1p({_E})", x="-expm1(z)", reference="special.log_expit(x)",
+    doc="log(sigmoid(x)), accurate where sigmoid underflows.",
+)  # fmt: skip
+softplus = pointwise(
+    f"softplus(x) = maximum(x, 0) + log1p({_E})", x="-expm1(-z)", reference="np.logaddexp(0, x)",
+    doc="log(1 + exp(x)), without overflow.",
+)  # fmt: skip
+relu = pointwise(
+    "relu(x) = maximum(x, 0)", x="where(x <= 0, 0, 1)", domain=(0.1, 2), reference="np.maximum(x, 0)",
+    doc="max(x, 0), with derivative 0 at 0.",
+)  # fmt: skip
+leaky_relu = pointwise(
+    "leaky_relu(x, *, negative_slope=0.01) = where(x > 0, x, negative_slope * x)",
+    x="where(x > 0, 1, negative_slope)", domain=(-2, -0.1), reference="np.maximum(x, 0.01 * x)",
+)  # fmt: skip
+elu = pointwise(
+    "elu(x, *, alpha=1.0) = where(x > 0, x, alpha * expm1(minimum(x, 0)))",
+    x="where(x > 0, 1, alpha * exp(minimum(x, 0)))", domain=(-2, -0.1), reference="np.where(x > 0, x, np.expm1(x))",
+    doc="Exponential linear unit (Clevert et al., 2016).",
+)  # fmt: skip
+gelu = pointwise(
+    "gelu(x) = 0.5 * x * (1 + erf(x * 0.7071067811865476))",
+    x="0.5 * (1 + erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * exp(-0.5 * x * x)",
+    reference="x * special.ndtr(x)", doc="Gaussian error linear unit, exact (Hendrycks and Gimpel, 2016).",
+)  # fmt: skip
+silu = pointwise(
+    f"silu(x) = x * ({_SIGMOID})", x=f"{_SIGMOID} * (1 + x * ({_ONE_MINUS_SIGMOID}))",
+    reference="x * special.expit(x)", doc="x * sigmoid(x), also called swish (Ramachandran et al., 2017).",
+)  # fmt: skip
+binary_step = pointwise(
+    "binary_step(x, *, width=1.0) = heaviside(x, 1)", x="where(abs(x) <= width, 0.5 / width, 0)",
+    reference="np.heaviside(x, 1)", surrogate=True,
+    doc="1 where x >= 0, else 0. Its derivative is 0 almost everywhere, so training gets a surrogate: that of the "
+    "straight line through [-width, width], the straight-through estimator (Bengio et al., 2013).",
+)  # fmt: skip

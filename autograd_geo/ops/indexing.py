@@ -1,0 +1,158 @@
+"""Reading and writing parts of a tensor by index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..declare import custom, linear, sample
+from ..op import composite
+from ..tensor import Tensor
+
+
+def _plain(index: Any) -> Any:
+    """An index in NumPy's terms, private to the tape: tensors and lists become arrays."""
+    if type(index) is tuple:
+        return tuple([_plain(i) for i in index])
+    if isinstance(index, Tensor):
+        if index.requires_grad:
+            raise TypeError("a tensor that requires a gradient cannot be an index; round it, and take .detach()")
+        return index.numpy()
+    if isinstance(index, list | np.ndarray):
+        array = np.array(index)
+        return array.astype(np.intp) if array.size == 0 and array.dtype.kind == "f" else array
+    return index
+
+
+def _may_repeat(index: Any) -> bool:
+    """Whether an index may reach one element twice: only arrays of integers do."""
+    parts = index if type(index) is tuple else (index,)
+    return any(isinstance(i, np.ndarray) and i.dtype.kind != "b" for i in parts)
+
+
+def _scatter(g: Any, shape: tuple[int, ...], index: Any) -> Any:
+    z = np.zeros(shape, g.dtype if isinstance(g, np.ndarray) else np.float64)
+    if _may_repeat(index):
+        np.add.at(z, index, g)
+    else:
+        z[index] = g
+    return z
+
+
+_rows = np.array([0, 2, 2, -1])
+
+
+@linear(
+    _scatter, method=False, symbol="[ ]", latex=r"(\cdot)_{[i]}", reference="x[index]",
+    samples=(
+        sample((4,), index=1), sample((4, 3), index=-1), sample((5,), index=slice(None, None, 2)),
+        sample((4, 3), index=(slice(3, 0, -1), 1)), sample((2, 3, 4), index=(Ellipsis, 2)),
+        sample((3,), index=(None, slice(None))), sample((4, 3), index=_rows), sample((3,), index=np.array([], int)),
+        sample((3, 4), index=(slice(None), _rows)), sample((3, 4), index=(np.array([0, 1, 0]), np.array([1, 1, 1]))),
+        sample((2, 3), index=np.array([[True, False, True], [False, False, True]])),
+        sample((4, 3), index=np.array([True, False, True, True])),
+    ),
+)  # fmt: skip
+def getitem(x: Any, /, index: Any) -> Any:
+    """`x[index]`: integers, slices, ellipsis, new axes, integer and boolean arrays, as in NumPy."""
+    return x[index]
+
+
+def read(x: Tensor, index: Any) -> Tensor:
+    """`x[index]`, for indices as users write them."""
+    return getitem(x, _plain(index))
+
+
+Tensor.__getitem__ = read
+
+
+def _kept(g: Any, index: Any) -> Any:
+    mask = np.zeros(g.shape, bool)
+    mask[index] = True
+    return np.where(mask, 0.0, g)
+
+
+def _written(g: Any, shapes: Any, index: Any) -> Any:
+    part = g[index]
+    if not _may_repeat(index):
+        return part
+    order = np.full(shapes[0], -1)  # where an element is written twice, the last write is the one that holds
+    mine = np.arange(np.prod(part.shape, dtype=int)).reshape(part.shape)
+    order[index] = mine
+    return np.where(order[index] == mine, part, 0.0)
+
+
+@custom(
+    x=lambda g, index: _kept(g, index), value=_written, method=False, symbol="[ ]=",
+    samples=(
+        sample((4,), (), index=1), sample((4, 3), (3,), index=0), sample((5,), (3,), index=slice(None, None, 2)),
+        sample((4, 3), (2, 1), index=(slice(1, 3), slice(None))), sample((4, 3), (4, 3), index=_rows),
+        sample((2, 3), (3,), index=np.array([[True, False, True], [False, False, True]])),
+    ),
+)  # fmt: skip
+def setitem(x: Any, value: Any, /, index: Any) -> Any:
+    """A copy of x with `value` at `index`: what `x[index] = value` records."""
+    if x.dtype.kind not in "fc" and np.asarray(value).dtype.kind == "f":
+        raise TypeError(f"writing {np.asarray(value).dtype} into {x.dtype} would cut it; use x.astype(float) first")
+    z = x.copy()
+    z[index] = value
+    return z
+
+
+def write(x: Tensor, index: Any, value: Any) -> None:
+    """`x[index] = value`: x moves on to the result; without a tape, in its own buffer where nobody else sees it."""
+    index = _plain(index)
+    if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad):
+        return x._become(setitem(x, value, index), "x[...] = v")
+    raw = value.numpy() if isinstance(value, Tensor) else value
+    target = x.buffer()
+    if target is not x._value:
+        target[...] = x._value
+    target[index] = raw
+    x.assign(target)
+
+
+Tensor.__setitem__ = write  # type: ignore[method-assign]
+
+
+def _untake(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
+    z = np.zeros(shape, g.dtype)
+    where = np.moveaxis(z, axis, 0)
+    lead = axis % len(shape)
+    g = np.moveaxis(g, tuple(range(lead, lead + indices.ndim)), tuple(range(indices.ndim)))
+    np.add.at(where, indices, g)
+    return z
+
+
+@linear(
+    _untake, method=False, reference="np.take(x, indices, axis)",
+    samples=(sample((4, 3), _rows, axis=0), sample((4, 3), np.array([[0, 2], [1, 1]]), axis=1)),
+)  # fmt: skip
+def taken(x: Any, indices: Any, /, axis: int) -> Any:
+    """See `take`."""
+    return np.take(x, indices, axis)
+
+
+@composite()
+def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
+    """Elements at integer positions along `axis`; of the flattened tensor if None. Raises IndexError outside."""
+    indices = indices if isinstance(indices, Tensor) else np.asarray(indices, dtype=np.intp)
+    return taken(x.reshape(-1) if axis is None else x, indices, 0 if axis is None else axis)
+
+
+def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
+    z = np.zeros(shape, g.dtype)
+    grid = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
+    grid[axis] = indices
+    np.add.at(z, tuple(grid), g)
+    return z
+
+
+@linear(
+    _untake_along, samples=(sample((3, 4), np.array([[0, 0], [1, 3], [2, 2]]), axis=1),
+                            sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0)),
+)  # fmt: skip
+def take_along_axis(x: Any, indices: Any, /, axis: int) -> Any:
+    """One element per position along `axis`, chosen by `indices` of x's dimensions, as `argsort` returns them."""
+    return np.take_along_axis(x, indices, axis)

@@ -1,0 +1,95 @@
+"""Products: everything that is linear in each operand, by its einsum signature."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..declare import multilinear, sample
+from ..op import composite
+from ..tensor import Tensor
+from .elementary import multiply
+from .shape import ravel
+
+matmul = multilinear(
+    "matmul(x, y)", "i,i->", "i,...ij->...j", "...ij,j->...i", "...ij,...jk->...ik", forward=np.matmul, symbol="@",
+    doc="Matrix product by NumPy's rules: the last two axes are the matrices, the others broadcast; 1-D operands\n"
+    "are a row on the left, a column on the right. Raises ValueError where the inner axes differ.",
+    samples=(
+        sample((3, 4), (4, 2)), sample((4,), (4,)), sample((4,), (4, 3)), sample((3, 4), (4,)),
+        sample((2, 3, 4), (4, 2)), sample((2, 1, 3, 4), (5, 4, 2)), sample((4,), (2, 4, 3)), sample((2, 3, 4), (4,)),
+    ),
+)  # fmt: skip
+
+contraction = multilinear(
+    "contract(operands)", method=False, reference="np.einsum(subscripts, *operands)", symbol="Σ",
+    doc="See `einsum`.",
+    samples=(
+        sample((3, 4), (4, 2), subscripts="ij,jk"), sample((3, 3), subscripts="ii"), sample((3, 3), subscripts="ii->i"),
+        sample((2, 3), (3, 4), (4, 2), subscripts="ij,jk,kl->il"), sample((2, 3, 4), subscripts="...ij->...ji"),
+        sample((2, 3), (3,), subscripts="ij,j->i"), sample((3, 4), subscripts="ij->"), sample((3,), (4,), subscripts="i,j->ji"),
+        sample((2, 3, 4), (2, 4, 5), subscripts="bij,bjk->bik"), sample((2, 3, 3), (3,), subscripts="...ii,i->..."),
+        sample((2, 3, 4), (5, 3, 4), subscripts="aij,bij->ba"), sample((2, 3), (4,), subscripts="ij,k->i"),
+    ),
+)  # fmt: skip
+
+
+@composite(method=False)
+def einsum(subscripts: str, *operands: Any) -> Tensor:
+    """Einstein summation with NumPy's notation: implicit output, ellipsis and repeated indices included.
+
+    Raises ValueError where the subscripts do not fit the operands.
+    """
+    if not isinstance(subscripts, str):
+        raise TypeError("einsum: write the subscripts as a string, such as 'ij,jk->ik'")
+    return contraction(*operands, subscripts=subscripts)
+
+
+def _letters(count: int, skip: int = 0) -> str:
+    return string.ascii_letters[skip : skip + count]
+
+
+@composite(method=False)
+def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Tensor:
+    """Sum of products over the given axes: the last `axes` of x with the first of y, or a pair of lists of axes."""
+    m, n = np.ndim(x), np.ndim(y)
+    if isinstance(axes, int):
+        left, right = list(range(m - axes, m)), list(range(axes))
+    else:
+        left, right = ([a] if isinstance(a, int) else list(a) for a in axes)
+    if len(left) != len(right):
+        raise ValueError(f"tensordot: {len(left)} axes of x cannot pair with {len(right)} of y")
+    a, b = list(_letters(m)), list(_letters(n, m))
+    for i, j in zip(left, right, strict=True):
+        b[j] = a[i]
+    out = [c for c in a if c not in b] + [c for c in b if c not in a]
+    return contraction(x, y, subscripts=f"{''.join(a)},{''.join(b)}->{''.join(out)}")
+
+
+@composite()
+def dot(x: Any, y: Any) -> Tensor:
+    """NumPy's dot: inner product of vectors, matrix product of matrices, else over x's last and y's second-last axis."""
+    m, n = np.ndim(x), np.ndim(y)
+    if m == 0 or n == 0:
+        return multiply(x, y)
+    if m <= 2 and n <= 2:
+        return matmul(x, y)
+    return tensordot(x, y, (-1, -1 if n == 1 else -2))
+
+
+@composite()
+def outer(x: Any, y: Any) -> Tensor:
+    """All products of an element of x with one of y, shape (x.size, y.size)."""
+    return contraction(ravel(x), ravel(y), subscripts="i,j->ij")
+
+
+@composite()
+def trace(x: Any) -> Tensor:
+    """Sum of the diagonal of the last two axes."""
+    return contraction(x, subscripts="...ii->...")
+
+
+__all__ = ["dot", "einsum", "matmul", "outer", "tensordot", "trace"]

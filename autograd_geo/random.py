@@ -1,0 +1,163 @@
+"""Counter-based random numbers: a draw gives the same numbers wherever it is made, and by however many ranks.
+
+Word i of a stream is a function of (seed, stream, i) alone: with NumPy's Philox4x64-10 (J. K. Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011) keyed by [seed, stream], it is lane i % 4 of the block
+whose counter is i // 4 + 1. Everything else is arithmetic on words, element by element, so that a kernel or
+another rank can compute any part of a draw by itself. Where products and sums round separately, draws are the
+same to the last bit, except normals, which depend on how the machine rounds `log`, `cos` and `sin`.
+
+Generators count streams from 0; code that numbers its own (shuffles, by epoch) takes numbers from 2**62 on
+and so shares no words with draws from the same seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = [
+    "Generator",
+    "bernoulli",
+    "default",
+    "integers",
+    "normal",
+    "permutation",
+    "seed",
+    "uniform",
+    "words",
+]
+
+Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+
+
+def words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
+    """The first `count` 64-bit words of a stream, (count,); `seed` and `stream` lie in 0 .. 2**64 - 1."""
+    # As an array: NumPy passes a list with a number above 2**63 through float64, which loses its low bits.
+    key = np.array([seed, stream], dtype=np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
+
+
+class Generator:
+    """Random draws from a seed; the k-th draw uses stream `stream + k`, whatever the sizes drawn before it.
+
+    Raises ValueError for a seed or stream that is no integer in 0 .. 2**64 - 1. Threads may share one; no two
+    of their draws get the same stream.
+    """
+
+    def __init__(self, seed: int, stream: int = 0) -> None:
+        self.reset(seed, stream)
+
+    def reset(self, seed: int, stream: int = 0) -> None:
+        """Start again from `seed`, with `stream` for the next draw."""
+        # One assignment, so that a draw in another thread never pairs the old seed with the new count.
+        self._state = _word_sized(seed, "seed"), itertools.count(_word_sized(stream, "stream"))
+
+    @property
+    def seed(self) -> int:
+        return self._state[0]
+
+    def __repr__(self) -> str:
+        return f"Generator(seed={self.seed})"
+
+    def uniform(
+        self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = np.float64
+    ) -> NDArray[Any]:
+        """Numbers of `shape`, uniform in [low, high) up to rounding.
+
+        Each takes the top 53 bits of its word, for float32 the top 24.
+        """
+        dtype, shape = _float_dtype(dtype), _sizes(shape)
+        low, high = float(low), float(high)  # a NumPy scalar would promote float32
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(f"uniform needs finite low <= high, not low={low}, high={high}")
+        fractions = _fractions(self._words(shape), 53 if dtype == np.float64 else 24).astype(dtype)
+        return (low + (high - low) * fractions).reshape(shape)
+
+    def normal(
+        self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = np.float64
+    ) -> NDArray[Any]:
+        """Normal numbers of `shape`; float32 ones are the float64 ones, rounded.
+
+        Words 2j and 2j + 1 give elements 2j and 2j + 1, by the method of G. E. P. Box and M. E. Muller,
+        "A note on the generation of random normal deviates", Ann. Math. Statist. 29 (1958) 610-611.
+        """
+        dtype, shape = _float_dtype(dtype), _sizes(shape)
+        if not (math.isfinite(mean) and math.isfinite(std) and std >= 0):
+            raise ValueError(f"normal needs a finite mean and std >= 0, not mean={mean}, std={std}")
+        size = math.prod(shape)
+        first, second = _fractions(self._words((size + size % 2,)), 53).reshape(-1, 2).T
+        radius = np.sqrt(-2.0 * np.log(1.0 - first))  # 1 - first lies in (0, 1]
+        angle = 2.0 * math.pi * second
+        pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        return (mean + std * pairs.ravel()[:size]).astype(dtype).reshape(shape)
+
+    def permutation(self, n: SupportsIndex) -> NDArray[np.int64]:
+        """The integers 0 .. n - 1 in random order, (n,): the order that sorts n words, ties kept in place."""
+        return np.argsort(self._words(_sizes(n)), kind="stable").astype(np.int64, copy=False)
+
+    def integers(self, high: int, shape: Shape) -> NDArray[np.int64]:
+        """Integers of `shape` in 0 .. high - 1: words modulo `high` <= 2**63, so biased by high / 2**64."""
+        high, shape = operator.index(high), _sizes(shape)
+        if not 1 <= high <= 2**63:
+            raise ValueError(f"integers needs 1 <= high <= 2**63, not high={high}")
+        return (self._words(shape) % np.uint64(high)).astype(np.int64).reshape(shape)
+
+    def bernoulli(self, p: float, shape: Shape) -> NDArray[np.bool_]:
+        """Booleans of `shape`, each true with probability `p`: where a uniform number is below `p`."""
+        if not 0 <= p <= 1:
+            raise ValueError(f"bernoulli needs a probability in 0 .. 1, not p={p}")
+        return np.asarray(self.uniform(shape) < p)
+
+    def _words(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+        seed, streams = self._state
+        return words(seed, next(streams), math.prod(shape))
+
+
+def _word_sized(value: int, name: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name} must be an integer in 0 .. 2**64 - 1, not {value!r}")
+    return number
+
+
+def _sizes(shape: Shape) -> tuple[int, ...]:
+    sizes = tuple(map(operator.index, shape if isinstance(shape, Sequence) else (shape,)))
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"sizes cannot be negative: {shape}")
+    return sizes
+
+
+def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    if (found := np.dtype(dtype)) not in (np.float64, np.float32):
+        raise ValueError(f"random numbers come as float64 or float32, not {found}")
+    return found
+
+
+def _fractions(words: NDArray[np.uint64], bits: int) -> NDArray[np.float64]:
+    """The top `bits` bits of each word as a multiple of 2**-bits in [0, 1)."""
+    return (words >> np.uint64(64 - bits)).astype(np.float64) * 2.0**-bits
+
+
+_default = Generator(0)
+
+
+def default() -> Generator:
+    """The generator behind this module's functions: it starts from seed 0, so unseeded programs repeat."""
+    return _default
+
+
+seed = _default.reset
+uniform = _default.uniform
+normal = _default.normal
+permutation = _default.permutation
+integers = _default.integers
+bernoulli = _default.bernoulli

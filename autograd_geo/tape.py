@@ -1,0 +1,262 @@
+"""The tape: what was computed, in order, and nothing else.
+
+An op that runs on a tensor that requires a gradient leaves one `Entry` behind. Entries point at the entries
+they were computed from, so an output keeps exactly its own tape alive and frees it when it is dropped. Each
+carries a number from one counter: any set of entries sorted by number is in topological order.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from itertools import count
+from operator import attrgetter
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .names import assigned_name, span
+from .value import SCALAR, Number, Spec, Value, strong
+
+if TYPE_CHECKING:
+    from .op import Op
+
+# What an entry means to the reverse loop.
+CONSTANT, ACTIVE, CONSUMED = 0, 1, 2
+
+# Arrays up to this size stay on a consumed tape, so that a small one can still be drawn and stepped.
+SMALL = 64
+
+next_number: Callable[[], int] = count().__next__
+
+
+class Entry:
+    """One operation on the tape, or one leaf (`op` is None, no inputs).
+
+    `inputs` holds entries, and plain Python numbers where the user wrote a literal. `value` is kept only if a
+    derivative needs it (leaves always keep theirs); `value_of` recomputes it otherwise. Only leaves have a
+    `grad`, and a `root`: the leaf that holds it where this one is a later value of the same tensor.
+    """
+
+    __slots__ = ("number", "op", "inputs", "attrs", "value", "spec", "state", "code", "lasti", "name", "root", "grad")
+
+    number: int
+    op: Op | None
+    inputs: tuple[Entry | Number, ...]
+    attrs: dict[str, Any]
+    value: Value
+    spec: Spec
+    state: int
+    code: CodeType | None
+    lasti: int
+    name: str | None
+    root: Entry
+    grad: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.spec[1]
+
+    @property
+    def label(self) -> str | None:
+        """The name the user gave, or the variable the result was assigned to; None if neither."""
+        if self.name is None and self.code is not None:
+            return assigned_name(self.code, self.lasti)
+        return self.name
+
+    def __repr__(self) -> str:
+        what = "leaf" if self.op is None else self.op.name
+        return f"<{what} {self.label or self.number} {self.shape}>"
+
+
+NO_ATTRS: dict[str, Any] = {}
+
+
+def leaf(value: Value, state: int, name: str | None = None, code: CodeType | None = None, lasti: int = -1) -> Entry:
+    entry = Entry()
+    entry.number = next_number()
+    entry.op, entry.inputs, entry.attrs = None, (), NO_ATTRS
+    entry.value = value
+    entry.spec = SCALAR if type(value) is float else (value.shape, value.dtype)
+    entry.state, entry.name, entry.code, entry.lasti = state, name, code, lasti
+    entry.root = entry.grad = None  # type: ignore[assignment]
+    return entry
+
+
+def succeed(old: Entry, value: Value) -> Entry:
+    """A leaf for the next value of the same tensor: same name and gradient."""
+    new = leaf(value, old.state, old.name, old.code, old.lasti)
+    new.root = old.root or old
+    return new
+
+
+# --- reading a tape -------------------------------------------------------------------------------------------
+
+
+def tape(output: Entry, since: int = 0) -> tuple[list[Entry], dict[Any, Any]]:
+    """What `output` depends on: the operations, latest first; and a dict of them and the leaves, values None.
+
+    Only active entries numbered from `since` count. Raises RuntimeError where part was consumed by an earlier pass.
+    """
+    order = [] if output.op is None else [output]
+    live: dict[Any, Any] = {output: None}
+    for entry in order:  # grows while it is walked
+        if entry.state == CONSUMED:
+            raise RuntimeError(
+                f"this tape was consumed by an earlier backward pass, at {describe(entry)}. Run the computation "
+                "again, or keep its tape with backward(retain_graph=True)"
+            )
+        for source in entry.inputs:
+            if type(source) is Entry and source.state and source not in live and source.number >= since:
+                live[source] = None
+                if source.op is not None:
+                    order.append(source)
+    order.sort(key=_number, reverse=True)
+    return order, live
+
+
+def history(output: Entry) -> list[Entry]:
+    """Every entry that `output` was computed from, constants included, consumed or not, in recording order."""
+    order, seen = [output], {output}
+    for entry in order:
+        for source in entry.inputs:
+            if type(source) is Entry and source not in seen:
+                seen.add(source)
+                order.append(source)
+    order.sort(key=_number)
+    return order
+
+
+_number = attrgetter("number")
+
+
+def value_of(entry: Entry) -> Value:
+    """The value of an entry, computed again from what the tape kept where no derivative needed it."""
+    known: dict[Entry, Value] = {}
+    stack = [entry]
+    while stack:
+        e = stack[-1]
+        if e.value is not None:
+            known[e] = e.value
+        elif e not in known:
+            if not e.inputs:
+                raise RuntimeError(
+                    f"the value at {describe(e)} went with the backward pass that consumed its tape; "
+                    "keep it with backward(retain_graph=True)"
+                )
+            missing = [i for i in e.inputs if type(i) is Entry and i not in known]
+            if missing:
+                stack += missing
+                continue
+            assert e.op is not None
+            known[e] = e.op.evaluate([strong(known[i]) if type(i) is Entry else i for i in e.inputs], e.attrs)
+        stack.pop()
+    return known[entry]
+
+
+def consume(entry: Entry) -> None:
+    """Let go of what the entry's derivative needed; numbers and small arrays stay for drawing and stepping."""
+    entry.state = CONSUMED
+    sizes = [_size(i) for i in entry.inputs if type(i) is Entry]
+    if max([_size(entry), *sizes]) > SMALL:
+        entry.value, entry.inputs = None, ()
+
+
+def _size(entry: Entry) -> int:
+    size = 1
+    for n in entry.spec[0]:
+        size *= n
+    return size
+
+
+# --- whether to record ------------------------------------------------------------------------------------------
+
+_recording: ContextVar[bool] = ContextVar("autograd_geo.recording", default=True)
+#: Whether ops record in this thread or task.
+recording = _recording.get
+
+
+class set_grad_enabled(ContextDecorator):
+    """Context manager and decorator: record (`True`) or do not (`False`), in this thread or task only."""
+
+    def __init__(self, mode: bool) -> None:
+        self.mode = mode
+        self._tokens: list[Token[bool]] = []
+
+    def _recreate_cm(self) -> set_grad_enabled:
+        return set_grad_enabled(self.mode)
+
+    def __enter__(self) -> None:
+        self._tokens.append(_recording.set(self.mode))
+
+    def __exit__(self, *exc: object) -> None:
+        _recording.reset(self._tokens.pop())
+
+
+class no_grad(set_grad_enabled):
+    """`with ag.no_grad():` or `@ag.no_grad()`: compute without recording."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(set_grad_enabled):
+    """Record again inside a `no_grad` block."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+# --- whose line it was ----------------------------------------------------------------------------------------
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class _Internal(dict[str, bool]):
+    """File name -> whether it is ours, so that finding the user's frame is one dictionary look-up."""
+
+    def __missing__(self, filename: str) -> bool:
+        ours = filename.startswith((_PACKAGE, "<autograd_geo"))
+        self[filename] = ours
+        return ours
+
+
+internal = _Internal()
+
+
+def caller(depth: int = 1) -> tuple[CodeType | None, int]:
+    """Code object and instruction offset of the innermost frame that is not ours: cheap, resolved when asked."""
+    frame: Any = sys._getframe(depth)
+    while internal[frame.f_code.co_filename]:
+        frame = frame.f_back
+        if frame is None:
+            return None, -1
+    return frame.f_code, frame.f_lasti
+
+
+def line_of(entry: Entry) -> tuple[str, int] | None:
+    """File and line on which the user recorded this entry, if known."""
+    if entry.code is None:
+        return None
+    return entry.code.co_filename, span(entry.code, entry.lasti)[0] or entry.code.co_firstlineno
+
+
+def describe(entry: Entry) -> str:
+    """`multiply 'f' of shape (3,), recorded at lesson.py:12: f = x * y`, for error messages."""
+    label = entry.label
+    text = ("leaf" if entry.op is None else entry.op.name) + (f" {label!r}" if label else "")
+    text += f" of shape {entry.shape}"
+    where = line_of(entry)
+    if where is None:
+        return text
+    source = linecache.getline(*where).strip()
+    return f"{text}, recorded at {os.path.basename(where[0])}:{where[1]}" + (f": {source}" if source else "")

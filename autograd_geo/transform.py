@@ -1,0 +1,252 @@
+"""Functions of functions: gradients, Jacobians, products with them; any order, by calling them on each other.
+
+Arguments and results may be numbers, arrays, tensors, or nested lists, tuples and dicts of them. Derivatives are
+taken with respect to fresh variables, so nothing outside is written to, and nested calls never mix up theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .backward import Write, events, fit, seed_of
+from .declare import pointwise
+from .op import functions
+from .tape import Entry, enable_grad, next_number, recording, tape
+from .tensor import Tensor, entry_of, tensor, wrap
+from .tree import fill, leaves, map_leaves
+from .value import as_value, strong
+
+Function = Callable[..., Any]
+
+_variable = pointwise("variable(x) = x", x="1", reference="x", method=False, doc="The independent variable of a function transform.")
+
+
+def _watch(name: str, argument: Any) -> Any:
+    """The argument with its leaves replaced by variables that record."""
+
+    def watch(x: Any) -> Tensor:
+        if isinstance(x, Tensor) and x.requires_grad:
+            return _variable(x)
+        try:
+            return tensor(x, requires_grad=True)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+
+    return map_leaves(watch, argument)
+
+
+def _zeros(t: Tensor) -> Tensor:
+    return wrap(as_value(np.zeros(t.shape, t.dtype)))
+
+
+def _tensor_out(name: str, out: Any) -> Tensor:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{name}: the function must return a tensor, it returned {type(out).__name__}")
+    return out
+
+
+def _reaches_outside(order: Iterable[Entry], variables: set[Entry], since: int) -> bool:
+    """Whether a tape depends on anything that requires a gradient besides these variables."""
+    return any(
+        (e.op is None and e not in variables)
+        or any(type(i) is Entry and i.state and i.number < since for i in e.inputs)
+        for e in order
+    )
+
+
+def _pull(
+    out: Tensor, seed: Any, variables: Sequence[Tensor], since: int, outer: bool, retain: bool = False
+) -> tuple[list[Tensor], bool]:
+    """Cotangents of `variables`, and whether they are part of an outer tape (and so recorded)."""
+    entry = out._entry
+    if entry is None or not entry.state or entry.number < since:
+        return [_zeros(v) for v in variables], out.requires_grad
+    entries = [entry_of(v) for v in variables]
+    traced = outer and _reaches_outside(tape(entry, since)[1], set(entries), since)
+    with enable_grad():
+        passed = events(entry, wrap(seed) if traced else seed, retain=retain or traced, traced=traced, since=since)
+        found = {entry: g for kind, (entry, g, *_) in passed if kind is Write}
+    cotangents = [found.get(e) for e in entries]
+    return [
+        _zeros(v) if c is None else c if isinstance(c, Tensor) else wrap(c)
+        for v, c in zip(variables, cotangents, strict=True)
+    ], traced
+
+
+def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Function:
+    """A function that returns (fn(*args), its gradient with respect to the arguments `argnums`).
+
+    `fn` returns one number (with `has_aux`, a pair of that and anything). The gradient has the nesting, shapes
+    and dtypes of the argument; it is a tuple of such for several `argnums`. Raises TypeError for arguments that
+    are not floating point, ValueError for a result that is not one number.
+    """
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if max(positions) >= len(args):
+            raise TypeError(f"grad: argument number {max(positions)} is asked for, {len(args)} positional are given")
+        outer, since, watched = recording(), next_number(), list(args)
+        with enable_grad():
+            for n in positions:
+                watched[n] = _watch("grad", args[n])
+            result = fn(*watched, **kwargs)
+        value, aux = result if has_aux else (result, None)
+        value = _tensor_out("grad", value)
+        if value.size != 1:
+            raise ValueError(f"grad: the function must return one number, it returned shape {value.shape}; see jacobian")
+        variables = list(leaves([watched[n] for n in positions]))
+        found, traced = _pull(value, seed_of(value, None), variables, since, outer)
+        values = iter(found)
+        gradients = tuple(fill(watched[n], values) for n in positions)
+        gradient = gradients[0] if isinstance(argnums, int) else gradients
+        value = value if traced else value.detach()
+        return ((value, aux), gradient) if has_aux else (value, gradient)
+
+    return wrapped
+
+
+def grad(fn: Function, argnums: int | Sequence[int] = 0) -> Function:
+    """A function that returns the gradient of `fn`; see `value_and_grad`. `grad(grad(f))` is the second derivative."""
+    both = value_and_grad(fn, argnums)
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return both(*args, **kwargs)[1]
+
+    return wrapped
+
+
+def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """(fn(*primals), pull), where pull(cotangent) gives the vector-Jacobian product for each primal.
+
+    `pull` takes a cotangent nested and shaped like the result, and may be called again. Raises ValueError where
+    shapes differ.
+    """
+    outer, since = recording(), next_number()
+    with enable_grad():
+        watched = _watch("vjp", primals)
+        out = fn(*watched)
+    outputs, variables = [_tensor_out("vjp", t) for t in leaves(out)], list(leaves(watched))
+
+    def pull(cotangent: Any) -> tuple[Any, ...]:
+        given = list(leaves(cotangent))
+        if len(given) != len(outputs):
+            raise ValueError(f"vjp: the function has {len(outputs)} results, the cotangent {len(given)}")
+        with enable_grad():
+            total: Any = tensor(0.0)
+            for t, u in zip(outputs, given, strict=True):
+                value = seed_of(t, u)
+                total = total + functions["sum"](t * (u if isinstance(u, Tensor) else wrap(value)))
+        found, _ = _pull(total, seed_of(total, None), variables, since, outer, retain=True)
+        return tuple(fill(watched, iter(found)))
+
+    order = [e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]]
+    if outer and _reaches_outside(order, {entry_of(v) for v in variables}, since):
+        return out, pull
+    return map_leaves(lambda t: t.detach(), out), pull
+
+
+def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
+    """The tangent that input k sends to the output: the transpose of its rule, which is linear in the cotangent."""
+    rule = entry.op.rules[k]  # type: ignore[union-attr]
+    assert rule is not None
+    if entry.op.family == "pointwise":  # type: ignore[union-attr]
+        pushed = rule.traced(tangent, entry) if traced else rule.raw(strong(tangent), entry)
+        return functions["broadcast_to"](pushed, entry.shape) if traced else np.broadcast_to(pushed, entry.shape)
+    since = next_number()
+    with enable_grad():
+        cotangent = tensor(np.zeros(entry.shape, entry.dtype), requires_grad=True)
+        there = rule.traced(cotangent, entry)
+        source = entry.inputs[k]
+        assert type(source) is Entry
+        there = fit(there, entry, k, source)
+        seed = tangent._value if isinstance(tangent, Tensor) else tangent
+        if traced:
+            back = functions["sum"](there * tangent)
+            (result,), _ = _pull(back, 1.0, [cotangent], since, True)
+            return result
+        (result,), _ = _pull(there, seed, [cotangent], since, False)
+    return result._value
+
+
+def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """(fn(*primals), its derivative along `tangents`): forward mode, one pass for one direction.
+
+    `tangents` is nested and shaped like `primals`. Raises ValueError where it is not.
+    """
+    outer, since = recording(), next_number()
+    with enable_grad():
+        watched = _watch("jvp", tuple(primals))
+        out = fn(*watched)
+    variables, given = list(leaves(watched)), list(leaves(tuple(tangents)))
+    if len(variables) != len(given):
+        raise ValueError(f"jvp: {len(variables)} primals, but {len(given)} tangents")
+    outputs = [_tensor_out("jvp", t) for t in leaves(out)]
+    order = sorted({e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]}, key=lambda e: e.number)
+    entries = {entry_of(v) for v in variables}
+    traced = outer and (
+        _reaches_outside(order, entries, since) or any(isinstance(t, Tensor) and t.requires_grad for t in given)
+    )
+    known: dict[Entry, Any] = {}
+    for v, t in zip(variables, given, strict=True):
+        value = seed_of(v, t)
+        known[entry_of(v)] = (t if isinstance(t, Tensor) else wrap(value)) if traced else value
+    with enable_grad():
+        for entry in order:
+            for k, source in enumerate(entry.inputs):
+                if type(source) is Entry and source in known and entry.op.rules[k] is not None:  # type: ignore[union-attr]
+                    pushed = _push(entry, k, known[source], traced)
+                    known[entry] = known[entry] + pushed if entry in known and entry not in entries else pushed
+    tangent_out = []
+    for t in outputs:
+        pushed = known.get(t._entry) if t._entry is not None else None
+        found = _zeros(t) if pushed is None else pushed if isinstance(pushed, Tensor) else wrap(as_value(pushed))
+        tangent_out.append(found)
+    if not traced:
+        out = map_leaves(lambda t: t.detach(), out)
+    return out, fill(out, iter(tangent_out))
+
+
+def jacobian(fn: Function, argnum: int = 0) -> Function:
+    """A function that returns the Jacobian of `fn`, of shape result.shape + argument.shape, row by row in reverse."""
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Tensor:
+        def of_one(x: Any) -> Any:
+            return fn(*args[:argnum], x, *args[argnum + 1 :], **kwargs)
+
+        out, pull = vjp(of_one, args[argnum])
+        out = _tensor_out("jacobian", out)
+        if out.size == 0:
+            return wrap(np.zeros((*out.shape, *np.shape(args[argnum])), out.dtype))
+        rows = []
+        for i in range(out.size):
+            basis = np.zeros(out.size, out.dtype)
+            basis[i] = 1.0
+            rows.append(pull(basis.reshape(out.shape))[0])
+        return functions["stack"](rows).reshape(*out.shape, *rows[0].shape)
+
+    return wrapped
+
+
+def hessian(fn: Function, argnum: int = 0) -> Function:
+    """A function that returns the matrix of second derivatives of a scalar `fn`, shape argument.shape twice."""
+    return jacobian(grad(fn, argnum), argnum)
+
+
+def hvp(fn: Function, x: Any, v: Any) -> Any:
+    """The Hessian of a scalar `fn` at `x` times `v`, nested like `x`, without forming the Hessian."""
+    vectors = list(leaves(v))
+
+    def slope(x: Any) -> Tensor:
+        along: Any = tensor(0.0)
+        for g, u in zip(leaves(grad(fn)(x)), vectors, strict=True):
+            along = along + functions["sum"](g * u)
+        return along
+
+    return grad(slope)(x)

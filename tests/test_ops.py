@@ -1,0 +1,156 @@
+"""Every registered op, tested from its declaration: value, gradient, second order, forward mode, dtypes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+import autograd_geo as ag
+from autograd_geo.op import Op, Sample, functions, registry
+from autograd_geo.tensor import Tensor
+
+SHAPES = {
+    1: [((),), ((3,),), ((2, 3),), ((0,),)],
+    2: [((), ()), ((3,), (3,)), ((2, 1), (3,)), ((), (2, 2)), ((2, 3), (1, 3)), ((0,), (1,))],
+    3: [((), (), ()), ((3,), (3,), (3,)), ((2, 1), (3,), ()), ((2, 3), (1, 3), (2, 1))],
+}
+
+
+def point(op: Op, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
+    if name == "condition":
+        return rng.uniform(size=shape) > 0.5
+    low, high = op.domain.get(name, (-2.0, 2.0))
+    return rng.uniform(low, high, shape)
+
+
+def calls(op: Op) -> list[tuple[list[Any], dict[str, Any]]]:
+    """Arguments to try an op with: from its domain if pointwise, else from its samples."""
+    rng = np.random.default_rng(len(op.name))
+    if op.family == "pointwise":
+        return [
+            ([point(op, x, s, rng) for x, s in zip(op.inputs, shapes, strict=True)], {})
+            for shapes in SHAPES[len(op.inputs)]
+        ]
+    forward = registry[op.name.removesuffix(".T")]
+    assert forward.samples, f"{op.name} declares no samples"
+    found = []
+    for sample in forward.samples:
+        args = [rng.normal(size=a) if isinstance(a, tuple) else a for a in sample.args]
+        attrs = {k: v for k, v in forward.attrs.items() if v is not inspect.Parameter.empty} | sample.attrs
+        if op.name.endswith(".T"):
+            z = forward.evaluate(args, attrs)
+            attrs = {"shape": np.shape(args[0]), **attrs}
+            args = [rng.normal(size=np.shape(z)), *args[1:]]
+        found.append((args, attrs))
+    return found
+
+
+def differentiable(op: Op, count: int) -> list[int]:
+    return [k for k in range(count) if op.rules[k] is not None]
+
+
+def scalar_of(op: Op, args: list[Any], attrs: dict[str, Any], active: list[int]) -> Any:
+    def fn(*xs: Any) -> Any:
+        given = list(args)
+        for k, x in zip(active, xs, strict=True):
+            given[k] = x
+        return functions[op.name](*given, **attrs)
+
+    return fn
+
+
+def named(op: Op, args: list[Any], attrs: dict[str, Any]) -> dict[str, Any]:
+    return attrs | ({op.inputs[0]: args} if op.variadic else dict(zip(op.inputs, args, strict=True)))
+
+
+OPS = [pytest.param(op, id=name) for name, op in registry.items()]
+SMOOTH = [pytest.param(op, id=name) for name, op in registry.items() if not op.surrogate]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_value(op: Op) -> None:
+    """The value is that of an independent implementation: the declared reference, or NumPy's function."""
+    for args, attrs in calls(op):
+        found = functions[op.name](*args, **attrs)
+        assert isinstance(found, Tensor)
+        if op.name.endswith(".T"):
+            continue  # the dot-product test below says what a transpose is
+        if op.reference:
+            names = {"np": np, "special": special, **named(op, args, attrs)}
+            expected = eval(op.reference, names)
+        elif op.name == "setitem":
+            expected = args[0].copy()
+            expected[attrs["index"]] = args[1]
+        else:
+            expected = getattr(np, op.name)(*args, **attrs)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-13, atol=1e-15, err_msg=str((args, attrs)))
+        assert found.shape == np.shape(expected)
+
+
+@pytest.mark.parametrize("op", SMOOTH)
+def test_gradient_first_and_second_order(op: Op) -> None:
+    for args, attrs in calls(op):
+        active = differentiable(op, len(args))
+        if active:
+            ag.check_grad(scalar_of(op, args, attrs, active), *[args[k] for k in active], order=2, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("op", SMOOTH)
+def test_forward_mode_is_the_transpose_of_reverse(op: Op) -> None:
+    for args, attrs in calls(op):
+        active = differentiable(op, len(args))
+        if active:
+            ag.check_dot(scalar_of(op, args, attrs, active), *[args[k] for k in active], rtol=1e-12)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_float32_stays_float32(op: Op) -> None:
+    for args, attrs in calls(op):
+        active = differentiable(op, len(args))
+        args = [np.float32(a) if k in active else a for k, a in enumerate(args)]
+        if not active or attrs.get("dtype"):
+            continue
+        leaves = {k: ag.tensor(args[k], requires_grad=True) for k in active}
+        out = functions[op.name](*[leaves.get(k, a) for k, a in enumerate(args)], **attrs)
+        assert out.dtype == np.float32
+        out.backward(np.ones(out.shape, np.float32))
+        for leaf in leaves.values():
+            assert leaf.grad is not None
+            assert leaf.grad.dtype == np.float32
+            assert leaf.grad.shape == leaf.shape
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_only_what_a_rule_needs_is_kept(op: Op) -> None:
+    """What the tape keeps is enough: all other values are dropped, and recomputed when asked for."""
+    from autograd_geo.tape import history, value_of
+
+    for args, attrs in calls(op):
+        active = differentiable(op, len(args))
+        leaves = [ag.tensor(a, requires_grad=True) if k in active else a for k, a in enumerate(args)]
+        inner = [functions["negative"](x) if k in active else x for k, x in enumerate(leaves)]
+        out = functions[op.name](*inner, **attrs) if op.family != "pointwise" else functions[op.name](*leaves, **attrs)
+        if not out.requires_grad:
+            continue
+        for entry in history(out._entry):
+            assert np.shape(value_of(entry)) == entry.shape
+        np.testing.assert_array_equal(value_of(out._entry), out.numpy())
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_says_what_it_is(op: Op) -> None:
+    function = functions[op.name]
+    assert op.name.endswith(".T") or function.__doc__
+    for k in range(len(op.inputs)):
+        rule = op.rules[k]
+        assert rule is None or (rule.latex and rule.label)
+        assert rule is None or rule.latex.count("{") == rule.latex.count("}")
+    assert op.formula.count("{") == op.formula.count("}")
+
+
+def test_samples_are_data() -> None:
+    assert ag.sample((2,), axis=0) == Sample(((2,),), {"axis": 0})
