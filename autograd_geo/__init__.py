@@ -1,12 +1,55 @@
-"""autograd_geo: a small automatic differentiation engine for the geosciences."""
+"""autograd_geo: automatic differentiation for teaching and research in the geosciences.
 
-from . import ops
+`tensor` makes tensors, functions of NumPy's names record what is done to them, `backward` and `grad`
+differentiate; `pointwise`, `linear`, `multilinear` and `custom` declare ops of your own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import ops, random
 from .backward import backward
-from .check import check_dot, check_grad, check_taylor
+from .check import GradientError, check_dot, check_grad, check_taylor
+from .create import arange, eye, full, linspace, ones, zeros
 from .declare import custom, linear, multilinear, pointwise, sample
 from .op import functions as _functions
+from .ops.elementary import *  # noqa: F403
+from .ops.indexing import *  # noqa: F403
+from .ops.linalg import *  # noqa: F403
+from .ops.reduce import *  # noqa: F403
+from .ops.shape import *  # noqa: F403
+from .random import seed
 from .tape import enable_grad, no_grad, set_grad_enabled
 from .tensor import Parameter, Tensor, tensor
 from .transform import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
-globals().update({k: v for k, v in _functions.items() if k.isidentifier()})
+if TYPE_CHECKING:
+    from . import data, nn, optim, viz
+    from .viz import graph
+
+__version__ = "0.1.0"
+
+_SUBMODULES = ("data", "nn", "optim", "viz")
+__all__ = [  # noqa: PLE0604
+    "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "custom",
+    "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace",
+    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled", "tensor",
+    "value_and_grad", "vjp", "zeros", *_SUBMODULES, *(name for name in _functions if name in globals()),
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Parts that need more than NumPy load when they are first used."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "graph":
+        from .viz import graph
+
+        return graph
+    raise AttributeError(f"autograd_geo has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

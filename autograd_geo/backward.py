@@ -85,15 +85,21 @@ def events(
                 c = rule.traced(g, entry)
             else:
                 c = rule.raw(g, entry)
-            if type(c) is not float or source.spec is not SCALAR:
+            spec = source.spec
+            if type(c) is float:
+                if spec is not SCALAR:
+                    c = fit(c, entry, k, source)
+            elif type(c) is not np.ndarray or c.shape != spec[0] or c.dtype is not spec[1]:
                 c = fit(c, entry, k, source)
             yield Local, (entry, k, g, c)
             if before is None:
                 cotangents[source] = c
             else:
                 total = before + c
-                cotangents[source] = total if type(total) is float or traced else as_value(total)
-                yield Accumulate, (source, c, cotangents[source])
+                if type(total) is not float and type(total) is not np.ndarray and not traced:
+                    total = as_value(total)
+                cotangents[source] = total
+                yield Accumulate, (source, c, total)
         if end:
             cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
         elif not retain:
@@ -112,20 +118,21 @@ _ELSEWHERE = object()  # says that an input is a number, a constant, or not part
 def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
     """A contribution in its input's shape and dtype: what the op broadcast is summed."""
     shape, dtype = source.spec
-    found = np.shape(c) if not isinstance(c, Tensor) else c.shape
+    c = c if isinstance(c, Tensor) else np.asarray(c)
+    found = c.shape
     if found != shape:
         spread = len(found) - len(shape)
-        axes = tuple(i for i, n in enumerate((1,) * spread + shape) if n == 1 and (i < spread or found[i] != 1))
-        c = np.sum(c, axis=axes, keepdims=True)
+        axes = tuple([i for i, n in enumerate((1,) * spread + shape) if n == 1 and (i < spread or found[i] != 1)])
+        c = c.sum(axis=axes, keepdims=True)
         if spread < 0 or c.shape[spread:] != shape:
             raise ValueError(
                 f"the rule of op {entry.op.name!r} for input {k} returned shape {found} "  # type: ignore[union-attr]
                 f"for an input of shape {shape}, at {describe(entry)}"
             )
-        c = np.reshape(c, shape)
-    if isinstance(c, Tensor):
-        return c if c.dtype == dtype else c.astype(dtype)
-    return as_value(c if getattr(c, "dtype", None) == dtype else np.asarray(c, dtype))
+        c = c.reshape(shape)
+    if c.dtype != dtype:
+        c = c.astype(dtype)
+    return c if isinstance(c, Tensor) else as_value(c)
 
 
 def backward(

@@ -8,35 +8,24 @@ protocols record it.
 from __future__ import annotations
 
 import inspect
-import linecache
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from . import expr
-from .contract import choose, constants, contract, explicit, transposed
-from .op import Function, Op, Rule, Rules, Sample, apply, functions, register, sample
-from .tape import Entry, caller, internal, next_number, recording
-from .tensor import Tensor, entry_of, wrap
-from .value import SCALAR, Number, Value, strong
+from .contract import Transposed, choose, constants, contract, explicit, transposed
+from .eager import define, eager_function
+from .op import OPERATORS, Function, Op, Rule, Rules, Sample, apply, functions, register, registry, sample
+from .tape import Entry
+from .tensor import Tensor, wrap
+from .value import Number, Value, strong
 
 # --- generated code -------------------------------------------------------------------------------------------
-
-
-def _define(name: str, text: str, namespace: Mapping[str, Any]) -> Function:
-    """Compile generated source, `def _function(...)`, under a name, so that tracebacks and debuggers can show it."""
-    filename = f"<autograd_geo {name}>"
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    scope = dict(namespace)
-    exec(compile(text, filename, "exec"), scope)
-    function: Any = scope["_function"]
-    function.__code__ = function.__code__.replace(co_name=name, co_qualname=name)
-    function.__name__ = function.__qualname__ = name
-    return function  # type: ignore[no-any-return]
 
 
 def _lift(source: Entry | Number) -> Any:
@@ -47,9 +36,15 @@ def _strong(source: Entry | Number) -> Any:
     return strong(source.value) if type(source) is Entry else source
 
 
+def _from_float(raw: Callable[[Value, Entry], Value]) -> Callable[[float, Entry], Value]:
+    """A rule in NumPy terms, for a cotangent held as a Python float."""
+    return lambda g, entry: raw(np.float64(g), entry)
+
+
 # How a rule's code reads an entry: as it is held, as NumPy should see it, as a tensor on the tape.
-_HELD, _STRONG, _LIFTED = "{0}.value", "_strong({0}.value)", "_wrap({0}.value, {0})"
-_READERS = {"_strong": strong, "_wrap": wrap, "_Entry": Entry}
+_HELD, _LIFTED = "{0}.value", "_wrap({0}.value, {0})"
+_STRONG = "({0}.value if type({0}.value) is not float else _float64({0}.value))"
+_READERS = {"_float64": np.float64, "_wrap": wrap, "_Entry": Entry}
 
 
 def _rule_function(
@@ -65,17 +60,17 @@ def _rule_function(
             lines.append(f"    shape = entry.inputs[{k}].spec[0]")
         elif ask == "shapes":
             lines.append("    shapes = [i.spec[0] for i in entry.inputs]")
-        elif ask == "k":
-            lines.append(f"    k = {k}")
         elif ask in inputs:
             lines.append(f"    {ask} = entry.inputs[{inputs.index(ask)}]")
             lines.append(f"    {ask} = {read.format(ask)} if type({ask}) is _Entry else {ask}")
         elif ask in attrs:
             lines.append(f"    {ask} = entry.attrs[{ask!r}]")
+        elif ask == "k":
+            lines.append(f"    k = {k}")
         elif ask != "g":
             raise ValueError(f"{name}: a rule may ask for g, z, shape, {', '.join([*inputs, *attrs])}; not {ask!r}")
     lines += ["    " + line for line in body]
-    return _define(name, "\n".join(lines) + "\n", {**namespace, **_READERS})
+    return define(name, "\n".join(lines) + "\n", {**namespace, **_READERS})
 
 
 def _written_rule(name: str, k: int, x: str, inputs: Sequence[str], attrs: Iterable[str], rule: Function) -> Rule:
@@ -86,7 +81,7 @@ def _written_rule(name: str, k: int, x: str, inputs: Sequence[str], attrs: Itera
     raw, traced = (
         _rule_function(f"d{name}_d{x}", k, inputs, attrs, asks, body, read, {"_rule": rule}) for read in (_STRONG, _LIFTED)
     )
-    return Rule(raw, raw, traced, frozenset(asks) & {*inputs, "z"}, _partial_latex(name, x), f"∂{name}/∂{x}")
+    return Rule(raw, _from_float(raw), traced, frozenset(asks) & {*inputs, "z"}, _partial_latex(name, x), f"∂{name}/∂{x}")
 
 
 def _partial_latex(name: str, x: str) -> str:
@@ -119,7 +114,7 @@ def pointwise(
     if stray:
         raise ValueError(f"op declaration {declaration!r}: no input is called {', '.join(sorted(stray))}")
     head = f"def _function({', '.join([*d.inputs, *d.attrs])}):\n    "
-    forward = _define(d.name, head + "\n    ".join(expr.source(d.body)) + "\n", expr.NUMPY)
+    forward = define(d.name, head + "\n    ".join(expr.source(d.body)) + "\n", expr.NUMPY)
 
     rules: list[Rule | None] = []
     for k, x in enumerate(d.inputs):
@@ -132,7 +127,7 @@ def pointwise(
         raw, scalar, traced = (
             _rule_function(f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, expr.source(product, codes=codes), read, namespace)
             for read, namespace, codes in (
-                (_STRONG, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.SCALAR_CODES), (_LIFTED, _TRACED, {})
+                (_STRONG, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED, _TRACED, {})
             )
         )
         needs = frozenset(asks) & {*d.inputs, "z"}
@@ -154,82 +149,21 @@ _TRACED = {
     name: lambda *xs, _name="abs" if name == "absolute" else name: functions[_name](*xs) for name in expr.NUMPY
 }
 
-# Python floats take the path written out here, about ten times faster than NumPy; everything else takes `apply`.
-_EAGER = """\
-def _function({signature}):
-{unpack}{dispatch}    try:
-{compute}    except (ArithmeticError, ValueError):
-        z = _op.evaluate([{floats}], {attrs})
-    t = _new(_Tensor)
-    t._value = z
-    if ({live}) and _recording():
-        frame = _getframe(1)
-        code = frame.f_code
-        lasti = frame.f_lasti
-        if _internal[code.co_filename]:
-            code, lasti = _caller(3)
-        e = _new(_Entry)
-        e.number = _next_number()
-        e.op = _op
-        e.inputs = ({sources},)
-        e.attrs = {attrs}
-        e.value = z
-        e.spec = _SCALAR
-        e.state = 1
-        e.code = code
-        e.lasti = lasti
-        e.name = None
-        t._entry = e
-    else:
-        t._entry = None
-    return t
-"""
-
-
-def _source_of(operand: Any) -> Entry | Number:
-    return entry_of(operand) if isinstance(operand, Tensor) else operand
-
 
 def _pointwise_function(op: Op, body: expr.Node) -> Function:
-    xs = op.inputs
-    differentiable = [x for x, rule in zip(xs, op.rules, strict=True) if rule is not None]
-    signature = ", ".join([*xs, *(["*"] if op.attrs else []), *(f"{k}={v!r}" for k, v in op.attrs.items())])
-    attrs = "{" + ", ".join(f"{k!r}: {k}" for k in op.attrs) + "}" if op.attrs else "_no_attrs"
-    array_path = f"return _apply(_op, ({', '.join(xs)},), {attrs})\n"
-    if not differentiable or len(xs) > 2:
-        return _define(op.name, f"def _function({signature}):\n    {array_path}",
-                       {"_apply": apply, "_op": op, "_no_attrs": {}})  # fmt: skip
-    unpack = "".join(
-        f"    if isinstance({x}, _Tensor):\n        {x}v = {x}._value\n        {x}e = {x}._entry\n"
-        f"    else:\n        {x}v = {x}\n        {x}e = None\n"
-        for x in xs
-    )
-    if len(xs) == 1:
-        dispatch = f"    if type({xs[0]}v) is not float:\n        {array_path}"
-    else:
-        x, y = xs
-        dispatch = (
-            f"    if type({x}v) is float:\n"
-            f"        if type({y}v) is not float:\n"
-            f"            if type({y}v) is not int:\n                {array_path}"
-            f"            {y}v = float({y}v)\n"
-            f"    elif type({x}v) is int and type({y}v) is float:\n        {x}v = float({x}v)\n"
-            f"    else:\n        {array_path}"
-        )
-    compute = expr.source(expr.rename(body, {x: f"{x}v" for x in xs}), "z = ", expr.SCALAR_CODES)
-    text = _EAGER.format(
-        signature=signature, unpack=unpack, dispatch=dispatch, attrs=attrs,
-        compute="".join(f"        {line}\n" for line in compute),
-        floats=", ".join(f"_float64({x}v)" for x in xs),
-        live=" or ".join(f"{x}e is not None and {x}e.state" for x in differentiable),
-        sources=", ".join(f"{x}e or _source_of({x})" for x in xs),
-    )  # fmt: skip
-    return _define(op.name, text, {
-        **expr.SCALAR, "_op": op, "_apply": apply, "_no_attrs": {}, "_Tensor": Tensor, "_Entry": Entry,
-        "_new": object.__new__, "_recording": recording, "_getframe": sys._getframe, "_internal": internal,
-        "_caller": caller, "_next_number": next_number, "_SCALAR": SCALAR, "_source_of": _source_of,
-        "_float64": np.float64,
-    })  # fmt: skip
+    formula = expr.rename(body, {x: f"{x}_v" for x in op.inputs})
+    attrs = [f"{k}={v!r}" for k, v in op.attrs.items()]
+    namespace = {**expr.SCALAR, **{f"np_{k}": v for k, v in expr.NUMPY.items()}}
+    on_arrays, on_floats = (expr.source(formula, "z = ", codes) for codes in (expr.ARRAY_CODES, expr.FLOAT_CODES))
+
+    def function(order: Sequence[str]) -> Function:
+        signature = ", ".join([*order, *(["*"] if attrs else []), *attrs])
+        return eager_function(op, signature, namespace, on_arrays, on_floats)
+
+    direct = function(op.inputs)
+    if op.name in OPERATORS:
+        direct.reflected = function(op.inputs[::-1])  # type: ignore[attr-defined]
+    return direct
 
 
 def _pointwise_doc(op: Op, formula: str, doc: str) -> str:
@@ -264,31 +198,26 @@ def _declared(forward: Function) -> tuple[tuple[str, ...], dict[str, Any], bool]
     return tuple(operands), attrs, variadic
 
 
-def _eager_function(op: Op, forward: Function, module: str) -> Function:
+def _function_of(op: Op, forward: Function, module: str) -> Function:
     """A function with the declared signature that runs and records the op."""
-    signature = inspect.signature(forward)
-    plain = [
-        p.replace(kind=p.POSITIONAL_OR_KEYWORD, annotation=p.empty) if p.kind is p.POSITIONAL_ONLY
-        else p.replace(annotation=p.empty)
-        for p in signature.parameters.values()
-    ]  # fmt: skip
-    defaults = {f"_default_{p.name}": p.default for p in plain if p.default is not p.empty}
-    head = []
-    seen_star = False
-    for p in plain:
-        if p.kind is p.KEYWORD_ONLY and not seen_star:
-            head.append("*")
-            seen_star = True
-        seen_star = seen_star or p.kind is p.VAR_POSITIONAL
-        star = "*" if p.kind is p.VAR_POSITIONAL else ""
-        head.append(star + p.name + (f"=_default_{p.name}" if p.default is not p.empty else ""))
-    operands = f"{op.inputs[0]}" if op.variadic else f"({', '.join(op.inputs)},)"
-    packed = "{" + ", ".join(f"{k!r}: {k}" for k in op.attrs) + "}"
-    text = f"def _function({', '.join(head)}):\n    return _apply(_op, {operands}, {packed})\n"
-    function = _define(op.name, text, {"_apply": apply, "_op": op, **defaults})
-    function.__signature__ = signature.replace(parameters=plain)  # type: ignore[attr-defined]
+    parameters = []
+    for p in inspect.signature(forward).parameters.values():
+        kind = p.POSITIONAL_OR_KEYWORD if p.kind is p.POSITIONAL_ONLY else p.kind
+        parameters.append(p.replace(kind=kind, annotation=p.empty))
+    defaults = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
+    named = [p if p.default is p.empty else p.replace(default=_Name(f"_default_{p.name}")) for p in parameters]
+    signature = str(inspect.Signature(named))[1:-1]
+    passed = ", ".join([*(f"{x}_v" for x in op.inputs), *(f"{k}={k}" for k in op.attrs)])
+    function = eager_function(op, signature, {"_forward": forward, **defaults}, [f"z = _forward({passed})"])
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__doc__, function.__module__ = forward.__doc__, module
     return function
+
+
+class _Name(str):
+    """Text that shows without quotes in a signature."""
+
+    __repr__ = str.__str__
 
 
 def custom(
@@ -312,7 +241,7 @@ def custom(
         stray = set(rules) - set(operands)
         if stray:
             raise ValueError(f"op {forward.__name__!r}: no operand is called {', '.join(sorted(stray))}")
-        name = forward.__name__
+        name = forward.__name__.lstrip("_")
 
         def rule(k: int) -> Rule | None:
             x = operands[0 if variadic else k]
@@ -326,7 +255,7 @@ def custom(
             rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(operands))),
             symbol=symbol or name, samples=tuple(samples), reference=reference,
         )  # fmt: skip
-        return register(op, _eager_function(op, forward, _module_of_caller()), method)
+        return register(op, _function_of(op, forward, _module_of_caller()), method)
 
     return declare
 
@@ -349,45 +278,41 @@ def linear(
     def declare(forward: Function) -> Function:
         operands, attrs, variadic = _declared(forward)
         assert not variadic, "a linear op has one linear operand"
-        name, module = forward.__name__, _module_of_caller()
+        name, module = forward.__name__.lstrip("_"), _module_of_caller()
         asks = list(inspect.signature(transpose).parameters)
-        names = ["g", *operands[1:], "shape", *attrs]
-        back = _define(f"{name}.T", f"def _function({', '.join(names)}):\n    return _transpose({', '.join(asks)})\n",
-                       {"_transpose": transpose})  # fmt: skip
-        needs = frozenset(operands[1:])
-
-        def attrs_of(entry: Entry) -> dict[str, Any]:
-            return {"shape": entry.inputs[0].spec[0], **entry.attrs}  # type: ignore[union-attr]
-
-        def raw(g: Value, entry: Entry) -> Value:
-            return back(g, *[_strong(i) for i in entry.inputs[1:]], **attrs_of(entry))
+        constants, given = operands[1:], [*operands[1:], *attrs]
+        text = f"def _function({', '.join(['g', *constants, 'shape', *attrs])}):\n    return _rule({', '.join(asks)})\n"
+        back = define(f"{name}.T", text, {"_rule": transpose})
+        raw = _rule_function(
+            f"d{name}", 0, operands, attrs, asks, [f"return _rule({', '.join(asks)})"], _STRONG, {"_rule": transpose}
+        )
+        again = f"return _rule({', '.join(['g', *constants, *(f'{k}={k}' for k in attrs)])})"
+        raw_again = _rule_function(f"d{name}.T", 0, ("_", *constants), attrs, given, [again], _STRONG, {"_rule": forward})
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
-            return apply(backward_op, (g, *[_lift(i) for i in entry.inputs[1:]]), attrs_of(entry))
-
-        def raw_again(g: Value, entry: Entry) -> Value:
-            rest = {k: v for k, v in entry.attrs.items() if k != "shape"}
-            return forward(g, *[_strong(i) for i in entry.inputs[1:]], **rest)
+            shape = entry.inputs[0].spec[0]  # type: ignore[union-attr]
+            return apply(backward_op, (g, *[_lift(i) for i in entry.inputs[1:]]), {"shape": shape, **entry.attrs})
 
         def traced_again(g: Tensor, entry: Entry) -> Tensor:
             rest = {k: v for k, v in entry.attrs.items() if k != "shape"}
             return apply(op, (g, *[_lift(i) for i in entry.inputs[1:]]), rest)
 
         formula = latex or rf"\mathrm{{{name}}}".replace("_", r"\_")
-        no_rules = (None,) * (len(operands) - 1)
-        rule = Rule(raw, raw, traced, needs, rf"{formula}^{{\top}}", f"{name}ᵀ")
+        needs = frozenset(constants)
+        no_rules = (None,) * len(constants)
+        rule = Rule(raw, _from_float(raw), traced, needs, rf"{formula}^{{\top}}", f"{name}ᵀ")
         op = Op(
             name=name, family="linear", inputs=operands, attrs=attrs, forward=forward, rules=(rule, *no_rules),
             symbol=symbol or name, samples=tuple(samples), reference=reference,
         )  # fmt: skip
-        rule = Rule(raw_again, raw_again, traced_again, needs, formula, name)
+        rule = Rule(raw_again, _from_float(raw_again), traced_again, needs, formula, name)
         backward_op = Op(
-            name=f"{name}.T", family="linear", inputs=("g", *operands[1:]), attrs={"shape": None, **attrs},
+            name=f"{name}.T", family="linear", inputs=("g", *constants), attrs={"shape": None, **attrs},
             forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ",
         )  # fmt: skip
-        function = _eager_function(op, forward, module)
+        function = _function_of(op, forward, module)
         register(op, function, method)
-        register(backward_op, _eager_function(backward_op, back, module), method=False)
+        register(backward_op, _function_of(backward_op, back, module), method=False)
         return function
 
     return declare
@@ -416,13 +341,19 @@ def multilinear(
     def evaluate(*operands: Any, **attrs: Any) -> Any:
         return contract(signature_of(tuple(map(np.ndim, operands)), attrs), *map(np.asarray, operands))
 
-    def plan(entry: Entry, k: int) -> tuple[str, list[int], list[Any]]:
-        ndims = tuple(len(i.spec[0]) if type(i) is Entry else 0 for i in entry.inputs)
-        signature = signature_of(ndims, entry.attrs)
-        swapped = transposed(signature, k)
+    @cache
+    def swapped(ndims: tuple[int, ...], k: int, subscripts: str | None) -> tuple[str, Transposed]:
+        signature = signature_of(ndims, {"subscripts": subscripts})
+        return signature, transposed(signature, k)
+
+    def plan(entry: Entry, k: int) -> tuple[str, tuple[int, ...], list[Any]]:
+        ndims = tuple([len(i.spec[0]) if type(i) is Entry else 0 for i in entry.inputs])
+        signature, plan = swapped(ndims, k, entry.attrs.get("subscripts"))
+        if not plan.ones and not plan.eyes:
+            return plan.signature, plan.others, []
         mine = entry.inputs[k]
-        assert isinstance(mine, Entry)
-        return swapped.signature, list(swapped.others), constants(swapped, signature, k, mine.shape, mine.dtype)
+        assert type(mine) is Entry
+        return plan.signature, plan.others, constants(plan, signature, k, mine.shape, mine.dtype)
 
     def rule(k: int) -> Rule:
         def raw(g: Value, entry: Entry) -> Value:
@@ -431,11 +362,12 @@ def multilinear(
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
             signature, others, extra = plan(entry, k)
-            return functions["contract"](g, *[_lift(entry.inputs[j]) for j in others], *extra, subscripts=signature)
+            operands = (g, *[_lift(entry.inputs[j]) for j in others], *extra)
+            return apply(registry["einsum"], operands, {"subscripts": signature})
 
         others = [x for j, x in enumerate(inputs) if j != k]
         needs = frozenset(inputs if variadic else others)
-        return Rule(raw, raw, traced, needs, r" \, ".join(others) or "1", "·".join(others) or "1")
+        return Rule(raw, _from_float(raw), traced, needs, r" \, ".join(others) or "1", "·".join(others) or "1")
 
     op = Op(
         name=name, family="multilinear", inputs=inputs, attrs={} if signatures else {"subscripts": ""},
@@ -445,11 +377,10 @@ def multilinear(
     )  # fmt: skip
     module = _module_of_caller()
     if variadic:
-        def function(*operands: Any, subscripts: str) -> Tensor:
-            return apply(op, operands, {"subscripts": subscripts})
+        function = eager_function(op, f"*{inputs[0]}, subscripts", {}, [])
     else:
-        text = f"def _function({', '.join(inputs)}):\n    return _apply(_op, ({', '.join(inputs)},), _no_attrs)\n"
-        function = _define(name, text, {"_apply": apply, "_op": op, "_no_attrs": {}})
+        passed = ", ".join(f"{x}_v" for x in inputs)
+        function = eager_function(op, ", ".join(inputs), {"_forward": op.forward}, [f"z = _forward({passed})"])
     function.__doc__, function.__module__ = doc, module
     return register(op, function, method)
 

@@ -372,7 +372,9 @@ def _integral(function: Callable[[float], int]) -> Callable[[float], float]:
 
 
 #: How code for Python floats differs: only the branch taken is computed.
-SCALAR_CODES = {"where": "({1} if {0} else {2})"}
+FLOAT_CODES = {"where": "({1} if {0} else {2})"}
+#: Code for arrays beside code for floats, in one function.
+ARRAY_CODES = {n: "np_" + p.code for n, p in PRIMITIVES.items() if p.level == 9 or n == "**"} | {"**": "({0} ** {1})"}
 #: Python floats: an order of magnitude faster than NumPy on one number. Where `math` raises (log 0, overflow),
 #: the caller takes NumPy's answer instead.
 SCALAR: dict[str, Any] = {

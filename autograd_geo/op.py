@@ -16,7 +16,7 @@ import numpy as np
 
 from .tape import ACTIVE, CONSTANT, Entry, caller, leaf, next_number, recording
 from .tensor import Tensor, entry_of, wrap
-from .value import Number, Value, as_value, from_user, spec_of, strong
+from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
 
 Function = Callable[..., Any]
 
@@ -64,16 +64,22 @@ class Op:
     samples: tuple[Sample, ...] = ()
     reference: str = ""  # NumPy/SciPy expression over the inputs, for the value test; default: NumPy's function
     surrogate: bool = False  # the rules are deliberately not the derivative
-    _keeps: dict[int, tuple[tuple[bool, ...], bool]] = field(default_factory=dict, repr=False)
+    differentiable: int = field(default=-1, init=False)  # the inputs that have a rule, as bits
+    _keeps: dict[int, tuple[tuple[int, ...], bool]] = field(default_factory=dict, repr=False)
 
-    def keeps(self, active: int) -> tuple[tuple[bool, ...], bool]:
+    def __post_init__(self) -> None:
+        if isinstance(self.rules, tuple):
+            bits = [1 << k for k, rule in enumerate(self.rules) if rule is not None]
+            object.__setattr__(self, "differentiable", sum(bits))
+
+    def keeps(self, active: int) -> tuple[tuple[int, ...], bool]:
         """Which inputs' values, and whether the output's, the derivatives of the active inputs (bits) read."""
         found = self._keeps.get(active)
         if found is None:
             rules = [self.rules[k] for k in range(active.bit_length()) if active >> k & 1]
             needs = frozenset[str]().union(*[r.needs for r in rules if r])
-            inputs = self.inputs * active.bit_length() if self.variadic else self.inputs
-            found = tuple([name in needs for name in inputs]), "z" in needs
+            names = self.inputs * active.bit_length() if self.variadic else self.inputs
+            found = tuple([k for k, name in enumerate(names) if name in needs]), "z" in needs
             self._keeps[active] = found
         return found
 
@@ -82,7 +88,7 @@ class Op:
         try:
             return as_value(self.forward(*values, **attrs))
         except (ValueError, IndexError, TypeError) as error:
-            raise type(error)(f"{self.name}: {explain(error, values, attrs)}") from error
+            raise _explained(self, error, values, attrs) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +103,15 @@ def sample(*args: Any, **attrs: Any) -> Sample:
     return Sample(args, attrs)
 
 
-def explain(error: Exception, values: Sequence[Any], attrs: Mapping[str, Any]) -> str:
-    shapes = ", ".join(str(np.shape(v)) for v in values)
+def _explained(op: Op, error: Exception, values: Sequence[Any], attrs: Mapping[str, Any]) -> Exception:
+    """The error again, naming the op, the shapes and what to do."""
+    shapes = " and ".join(str(np.shape(v)) for v in values)
     given = "".join(f", {k}={v!r:.60}" for k, v in attrs.items() if v is not None)
+    text = f"{op.name}: {error}; shapes {shapes}{given}"
     if isinstance(error, ValueError) and "broadcast" in str(error):
-        return f"shapes {shapes} do not broadcast; axes must match from the right, or be 1"
-    if isinstance(error, np.exceptions.AxisError | IndexError) or not values:
-        return f"{error}, for shape {shapes}{given}"
-    return f"{error}; shapes {shapes}{given}"
+        text = f"{op.name}: shapes {shapes} do not broadcast; axes must match from the right, or be 1"
+    kind = next((k for k in (IndexError, TypeError, ValueError) if isinstance(error, k)), type(error))
+    return kind(text)
 
 
 # --- the registry ---------------------------------------------------------------------------------------------
@@ -140,8 +147,8 @@ def register(op: Op, function: Function, method: bool = True) -> Function:
 
     Raises ValueError for a name that a built-in op has. A user's own op may be declared again.
     """
-    built_in = function.__module__.startswith(__package__ + ".ops") if __package__ else False
-    if op.name in registry and functions[op.name].__module__.startswith(f"{__package__}.ops"):
+    built_in = function.__module__.startswith(f"{__package__}.")
+    if op.name in functions and functions[op.name].__module__.startswith(f"{__package__}."):
         raise ValueError(f"an op named {op.name!r} is built in; choose another name")
     registry[op.name], functions[op.name] = op, function
     function.op = op  # type: ignore[attr-defined]
@@ -151,7 +158,7 @@ def register(op: Op, function: Function, method: bool = True) -> Function:
         if direct:
             _install_operator(direct, function)
         if reflected:
-            _install_operator(reflected, lambda self, other: function(other, self))
+            _install_operator(reflected, getattr(function, "reflected", lambda self, other: function(other, self)))
     return function
 
 
@@ -190,33 +197,60 @@ _SYMBOLS = {
 def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     """Evaluate an op and, where a gradient can flow through it, record it."""
     values: list[Any] = []
-    active = 0
-    for k, x in enumerate(operands):
+    sources: list[Any] = []
+    active, bit = 0, 1
+    for x in operands:
         if isinstance(x, Tensor):
-            v, entry = x._value, x._entry
-            if entry is not None and entry.state and op.rules[k] is not None:
-                active |= 1 << k
+            v, source = x._value, x._entry
+            if source is not None and source.state:
+                active |= bit
             values.append(np.float64(v) if type(v) is float else v)
-        elif type(x) is float or type(x) is int or type(x) is bool:
+            sources.append(source)
+        elif type(x) in NUMBERS:
             values.append(x)
+            sources.append(x)
         else:
-            values.append(_array(op, k, x))
-    z = op.evaluate(values, attrs)
+            values.append(_array(op, len(values), x))
+            sources.append(None)
+        bit <<= 1
+    try:
+        z = op.forward(*values, **attrs)
+    except (ValueError, IndexError, TypeError) as error:
+        raise _explained(op, error, values, attrs) from error
+    if type(z) is not np.ndarray or not z.shape:
+        z = as_value(z)
+    t = wrap(z)
+    active &= op.differentiable
     if not active or not recording():
-        return wrap(z)
-    inputs = tuple([_input(x, v) for x, v in zip(operands, values, strict=True)])
-    keep, keep_output = op.keeps(active)
-    for x, source, kept in zip(operands, inputs, keep, strict=False):
-        if kept and isinstance(x, Tensor):
-            source.value = x._value  # type: ignore[union-attr]
-    entry = Entry()
+        return t
+    for k, source in enumerate(sources):
+        if source is None:
+            x = operands[k]
+            sources[k] = entry_of(x) if isinstance(x, Tensor) else leaf(as_value(values[k]), CONSTANT)
+    kept, keep_output = op.keeps(active)
+    for k in kept:
+        x = operands[k]
+        if isinstance(x, Tensor):
+            sources[k].value = x._value
+    t._entry = entry = Entry()
     entry.number = next_number()
-    entry.op, entry.inputs, entry.attrs = op, inputs, {k: _frozen(v) for k, v in attrs.items()} if attrs else attrs
-    entry.value = z if keep_output or type(z) is float else None
-    entry.spec = spec_of(z)
-    entry.state, entry.name = ACTIVE, None
+    entry.op = op
+    entry.inputs = tuple(sources)
+    for v in attrs.values():
+        if v is not None and type(v) not in NUMBERS:
+            attrs = {k: frozen(v) for k, v in attrs.items()}
+            break
+    entry.attrs = attrs
+    entry.state = ACTIVE
+    entry.name = None
     entry.code, entry.lasti = caller(2)
-    return wrap(z, entry)
+    if type(z) is float:
+        entry.value = z
+        entry.spec = SCALAR
+    else:
+        entry.value = z if keep_output else None
+        entry.spec = (z.shape, z.dtype)
+    return t
 
 
 def _array(op: Op, k: int, x: Any) -> Value:
@@ -229,18 +263,14 @@ def _array(op: Op, k: int, x: Any) -> Value:
         raise TypeError(f"{op.name}: argument {op.inputs[0 if op.variadic else k]!r}: {error}") from None
 
 
-def _input(x: Any, v: Value) -> Entry | Number:
-    if isinstance(x, Tensor):
-        return x._entry or entry_of(x)
-    return x if type(x) in (float, int, bool) else leaf(as_value(v), CONSTANT)
-
-
-def _frozen(attr: Any) -> Any:
+def frozen(attr: Any) -> Any:
     """Attributes as the user cannot change them later."""
+    if attr is None or type(attr) in NUMBERS:
+        return attr
     if isinstance(attr, np.ndarray):
         return attr.copy()
     if isinstance(attr, list):
-        return [_frozen(a) for a in attr]
+        return [frozen(a) for a in attr]
     if isinstance(attr, tuple):
-        return tuple(_frozen(a) for a in attr)
+        return tuple(frozen(a) for a in attr)
     return attr

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from itertools import count
+from math import prod
 from operator import attrgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -166,16 +167,13 @@ def value_of(entry: Entry) -> Value:
 def consume(entry: Entry) -> None:
     """Let go of what the entry's derivative needed; numbers and small arrays stay for drawing and stepping."""
     entry.state = CONSUMED
-    sizes = [_size(i) for i in entry.inputs if type(i) is Entry]
-    if max([_size(entry), *sizes]) > SMALL:
-        entry.value, entry.inputs = None, ()
-
-
-def _size(entry: Entry) -> int:
-    size = 1
-    for n in entry.spec[0]:
-        size *= n
-    return size
+    if prod(entry.spec[0]) <= SMALL:
+        for source in entry.inputs:
+            if type(source) is Entry and prod(source.spec[0]) > SMALL:
+                break
+        else:
+            return
+    entry.value, entry.inputs = None, ()
 
 
 # --- whether to record ------------------------------------------------------------------------------------------

@@ -16,10 +16,7 @@ Number: TypeAlias = bool | int | float | complex
 
 FLOAT64 = np.dtype(np.float64)
 SCALAR: Spec = ((), FLOAT64)
-
-
-def spec_of(value: Value) -> Spec:
-    return SCALAR if type(value) is float else (value.shape, value.dtype)
+NUMBERS = frozenset([bool, int, float])
 
 
 def as_value(result: Any) -> Value:

@@ -10,7 +10,7 @@ import pytest
 from scipy import special
 
 import autograd_geo as ag
-from autograd_geo.op import Op, Sample, functions, registry
+from autograd_geo.op import Op, Sample, apply, functions, registry
 from autograd_geo.tensor import Tensor
 
 SHAPES = {
@@ -32,7 +32,7 @@ def calls(op: Op) -> list[tuple[list[Any], dict[str, Any]]]:
     rng = np.random.default_rng(len(op.name))
     if op.family == "pointwise":
         return [
-            ([point(op, x, s, rng) for x, s in zip(op.inputs, shapes, strict=True)], {})
+            ([point(op, x, s, rng) for x, s in zip(op.inputs, shapes, strict=True)], dict(op.attrs))
             for shapes in SHAPES[len(op.inputs)]
         ]
     forward = registry[op.name.removesuffix(".T")]
@@ -58,7 +58,7 @@ def scalar_of(op: Op, args: list[Any], attrs: dict[str, Any], active: list[int])
         given = list(args)
         for k, x in zip(active, xs, strict=True):
             given[k] = x
-        return functions[op.name](*given, **attrs)
+        return apply(op, given, attrs)
 
     return fn
 
@@ -75,7 +75,7 @@ SMOOTH = [pytest.param(op, id=name) for name, op in registry.items() if not op.s
 def test_value(op: Op) -> None:
     """The value is that of an independent implementation: the declared reference, or NumPy's function."""
     for args, attrs in calls(op):
-        found = functions[op.name](*args, **attrs)
+        found = apply(op, args, attrs)
         assert isinstance(found, Tensor)
         if op.name.endswith(".T"):
             continue  # the dot-product test below says what a transpose is
@@ -115,7 +115,7 @@ def test_float32_stays_float32(op: Op) -> None:
         if not active or attrs.get("dtype"):
             continue
         leaves = {k: ag.tensor(args[k], requires_grad=True) for k in active}
-        out = functions[op.name](*[leaves.get(k, a) for k, a in enumerate(args)], **attrs)
+        out = apply(op, [leaves.get(k, a) for k, a in enumerate(args)], attrs)
         assert out.dtype == np.float32
         out.backward(np.ones(out.shape, np.float32))
         for leaf in leaves.values():
@@ -132,8 +132,8 @@ def test_only_what_a_rule_needs_is_kept(op: Op) -> None:
     for args, attrs in calls(op):
         active = differentiable(op, len(args))
         leaves = [ag.tensor(a, requires_grad=True) if k in active else a for k, a in enumerate(args)]
-        inner = [functions["negative"](x) if k in active else x for k, x in enumerate(leaves)]
-        out = functions[op.name](*inner, **attrs) if op.family != "pointwise" else functions[op.name](*leaves, **attrs)
+        inner = [functions["positive"](x) if k in active else x for k, x in enumerate(leaves)]
+        out = apply(op, inner, attrs)
         if not out.requires_grad:
             continue
         for entry in history(out._entry):

@@ -57,8 +57,8 @@ minimum = pointwise(
     x="where(x == y, 0.5, where(x < y, 1, where(x != x, 1, 0)))",
     y="where(x == y, 0.5, where(y < x, 1, where(y != y, 1, 0)))",
 )
-clip_between = pointwise(
-    "clip_between(x, lower, upper) = minimum(maximum(x, lower), upper)",
+_clip = pointwise(
+    "clip(x, lower, upper) = minimum(maximum(x, lower), upper)",
     x="where(x < lower, 0, where(x > upper, 0, 1))",
     lower="where(x < lower, where(lower < upper, 1, 0), 0)",
     upper="where(x > upper, 1, where(lower < upper, 0, 1))",
@@ -69,7 +69,7 @@ clip_between = pointwise(
 @composite()
 def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
     """x limited to [min, max], None for no limit; the gradient passes where x is within, ends included."""
-    return clip_between(x, -math.inf if min is None else min, math.inf if max is None else max)
+    return _clip(x, -math.inf if min is None else min, math.inf if max is None else max)
 
 
 logical_and = pointwise("logical_and(x, y) = (x != 0) and (y != 0)", symbol="∧")

@@ -13,6 +13,8 @@ from ..tensor import Tensor
 
 def _plain(index: Any) -> Any:
     """An index in NumPy's terms, private to the tape: tensors and lists become arrays."""
+    if type(index) is int or type(index) is slice:
+        return index
     if type(index) is tuple:
         return tuple([_plain(i) for i in index])
     if isinstance(index, Tensor):
@@ -40,7 +42,7 @@ def _scatter(g: Any, shape: tuple[int, ...], index: Any) -> Any:
     return z
 
 
-_rows = np.array([0, 2, 2, -1])
+_ROWS = np.array([0, 2, 2, -1])
 
 
 @linear(
@@ -48,8 +50,8 @@ _rows = np.array([0, 2, 2, -1])
     samples=(
         sample((4,), index=1), sample((4, 3), index=-1), sample((5,), index=slice(None, None, 2)),
         sample((4, 3), index=(slice(3, 0, -1), 1)), sample((2, 3, 4), index=(Ellipsis, 2)),
-        sample((3,), index=(None, slice(None))), sample((4, 3), index=_rows), sample((3,), index=np.array([], int)),
-        sample((3, 4), index=(slice(None), _rows)), sample((3, 4), index=(np.array([0, 1, 0]), np.array([1, 1, 1]))),
+        sample((3,), index=(None, slice(None))), sample((4, 3), index=_ROWS), sample((3,), index=np.array([], int)),
+        sample((3, 4), index=(slice(None), _ROWS)), sample((3, 4), index=(np.array([0, 1, 0]), np.array([1, 1, 1]))),
         sample((2, 3), index=np.array([[True, False, True], [False, False, True]])),
         sample((4, 3), index=np.array([True, False, True, True])),
     ),
@@ -59,12 +61,12 @@ def getitem(x: Any, /, index: Any) -> Any:
     return x[index]
 
 
-def read(x: Tensor, index: Any) -> Tensor:
+def _read(x: Tensor, index: Any) -> Tensor:
     """`x[index]`, for indices as users write them."""
     return getitem(x, _plain(index))
 
 
-Tensor.__getitem__ = read
+Tensor.__getitem__ = _read
 
 
 def _kept(g: Any, index: Any) -> Any:
@@ -87,7 +89,7 @@ def _written(g: Any, shapes: Any, index: Any) -> Any:
     x=lambda g, index: _kept(g, index), value=_written, method=False, symbol="[ ]=",
     samples=(
         sample((4,), (), index=1), sample((4, 3), (3,), index=0), sample((5,), (3,), index=slice(None, None, 2)),
-        sample((4, 3), (2, 1), index=(slice(1, 3), slice(None))), sample((4, 3), (4, 3), index=_rows),
+        sample((4, 3), (2, 1), index=(slice(1, 3), slice(None))), sample((4, 3), (4, 3), index=_ROWS),
         sample((2, 3), (3,), index=np.array([[True, False, True], [False, False, True]])),
     ),
 )  # fmt: skip
@@ -100,7 +102,7 @@ def setitem(x: Any, value: Any, /, index: Any) -> Any:
     return z
 
 
-def write(x: Tensor, index: Any, value: Any) -> None:
+def _write(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`: x moves on to the result; without a tape, in its own buffer where nobody else sees it."""
     index = _plain(index)
     if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad):
@@ -113,7 +115,7 @@ def write(x: Tensor, index: Any, value: Any) -> None:
     x.assign(target)
 
 
-Tensor.__setitem__ = write  # type: ignore[method-assign]
+Tensor.__setitem__ = _write  # type: ignore[method-assign]
 
 
 def _untake(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
@@ -127,9 +129,9 @@ def _untake(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
 
 @linear(
     _untake, method=False, reference="np.take(x, indices, axis)",
-    samples=(sample((4, 3), _rows, axis=0), sample((4, 3), np.array([[0, 2], [1, 1]]), axis=1)),
+    samples=(sample((4, 3), _ROWS, axis=0), sample((4, 3), np.array([[0, 2], [1, 1]]), axis=1)),
 )  # fmt: skip
-def taken(x: Any, indices: Any, /, axis: int) -> Any:
+def _take(x: Any, indices: Any, /, axis: int) -> Any:
     """See `take`."""
     return np.take(x, indices, axis)
 
@@ -138,7 +140,7 @@ def taken(x: Any, indices: Any, /, axis: int) -> Any:
 def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     """Elements at integer positions along `axis`; of the flattened tensor if None. Raises IndexError outside."""
     indices = indices if isinstance(indices, Tensor) else np.asarray(indices, dtype=np.intp)
-    return taken(x.reshape(-1) if axis is None else x, indices, 0 if axis is None else axis)
+    return _take(x.reshape(-1) if axis is None else x, indices, 0 if axis is None else axis)
 
 
 def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:

@@ -24,8 +24,14 @@ matmul = multilinear(
     ),
 )  # fmt: skip
 
-contraction = multilinear(
-    "contract(operands)", method=False, reference="np.einsum(subscripts, *operands)", symbol="Σ",
+dense = multilinear(
+    "dense(x, weight)", "...i,oi->...o", forward=lambda x, weight: np.matmul(x, weight.T), symbol="Wx", method=False,
+    doc="The weighted sums of a dense layer, x @ weight.T: x (..., inputs), weight (outputs, inputs).",
+    reference="x @ weight.T", samples=(sample((5, 3), (2, 3)), sample((3,), (2, 3)), sample((2, 4, 3), (5, 3))),
+)  # fmt: skip
+
+_einsum = multilinear(
+    "einsum(operands)", method=False, reference="np.einsum(subscripts, *operands)", symbol="Σ",
     doc="See `einsum`.",
     samples=(
         sample((3, 4), (4, 2), subscripts="ij,jk"), sample((3, 3), subscripts="ii"), sample((3, 3), subscripts="ii->i"),
@@ -45,7 +51,7 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     """
     if not isinstance(subscripts, str):
         raise TypeError("einsum: write the subscripts as a string, such as 'ij,jk->ik'")
-    return contraction(*operands, subscripts=subscripts)
+    return _einsum(*operands, subscripts=subscripts)
 
 
 def _letters(count: int, skip: int = 0) -> str:
@@ -66,7 +72,7 @@ def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Tensor:
     for i, j in zip(left, right, strict=True):
         b[j] = a[i]
     out = [c for c in a if c not in b] + [c for c in b if c not in a]
-    return contraction(x, y, subscripts=f"{''.join(a)},{''.join(b)}->{''.join(out)}")
+    return _einsum(x, y, subscripts=f"{''.join(a)},{''.join(b)}->{''.join(out)}")
 
 
 @composite()
@@ -83,13 +89,11 @@ def dot(x: Any, y: Any) -> Tensor:
 @composite()
 def outer(x: Any, y: Any) -> Tensor:
     """All products of an element of x with one of y, shape (x.size, y.size)."""
-    return contraction(ravel(x), ravel(y), subscripts="i,j->ij")
+    return _einsum(ravel(x), ravel(y), subscripts="i,j->ij")
 
 
 @composite()
 def trace(x: Any) -> Tensor:
     """Sum of the diagonal of the last two axes."""
-    return contraction(x, subscripts="...ii->...")
+    return _einsum(x, subscripts="...ii->...")
 
-
-__all__ = ["dot", "einsum", "matmul", "outer", "tensordot", "trace"]

@@ -29,28 +29,28 @@ def _count(shape: tuple[int, ...], axis: Axis) -> int:
     return count
 
 
-@linear(
-    lambda g, shape, axis, keepdims: np.broadcast_to(_restore(g, len(shape), axis, keepdims), shape),
-    samples=_axes, symbol="Σ", latex=r"\textstyle\sum",
-)  # fmt: skip
+def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
+    spread = np.empty(shape, g.dtype)  # much faster than np.broadcast_to where the array is small
+    spread[...] = _restore(g, len(shape), axis, keepdims)
+    return spread
+
+
+@linear(_spread, samples=_axes, symbol="Σ", latex=r"\textstyle\sum")
 def sum(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Sum over `axis`."""
-    return np.sum(x, axis=axis, keepdims=keepdims)
+    return np.add.reduce(x, axis=axis, keepdims=keepdims)
 
 
 @linear(
-    lambda g, shape, axis, keepdims: np.broadcast_to(
-        _restore(g, len(shape), axis, keepdims) / _count(shape, axis), shape
-    ),
+    lambda g, shape, axis, keepdims: _spread(g / g.dtype.type(_count(shape, axis)), shape, axis, keepdims),
     samples=_axes, symbol="mean", latex=r"\operatorname{mean}",
 )  # fmt: skip
 def mean(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Arithmetic mean over `axis`. Raises ValueError where there is nothing to average."""
-    if _count(x.shape, axis) == 0:
+    count = _count(x.shape, axis)
+    if count == 0:
         raise ValueError("the mean of no elements is undefined")
-    return np.mean(x, axis=axis, keepdims=keepdims)
-
-
+    return np.add.reduce(x, axis=axis, keepdims=keepdims) / (x.dtype.type(count) if x.dtype.kind == "f" else count)
 
 
 @linear(
@@ -164,7 +164,7 @@ def std(x: Any, /, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> 
     * (x / np.where((r := _restore(z, len(x.shape), axis, keepdims)) == 0, 1.0, r)),
     samples=_axes, reference="np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims))", symbol="‖x‖", method=False,
 )  # fmt: skip
-def norm2(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
+def _norm(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Euclidean (Frobenius) norm over `axis`, without overflow or underflow; its derivative at 0 is 0."""
     largest = np.max(np.abs(x), axis=axis, keepdims=True, initial=0.0)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0).astype(x.dtype)
@@ -179,7 +179,7 @@ def norm(x: Any, ord: float | None = None, axis: Axis = None, keepdims: bool = F
     Raises ValueError for another order.
     """
     if ord is None or ord == 2:
-        return norm2(x, axis=axis, keepdims=keepdims)
+        return _norm(x, axis=axis, keepdims=keepdims)
     if ord == 1:
         return sum(np.abs(x), axis=axis, keepdims=keepdims)
     if ord == np.inf:

@@ -1,0 +1,53 @@
+"""New tensors with given contents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .tensor import Tensor, tensor
+
+Shape = int | Sequence[int]
+
+
+def zeros(shape: Shape, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None) -> Tensor:
+    """A tensor of zeros."""
+    return tensor(np.zeros(shape, dtype), requires_grad=requires_grad, name=name)
+
+
+def ones(shape: Shape, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None) -> Tensor:
+    """A tensor of ones."""
+    return tensor(np.ones(shape, dtype), requires_grad=requires_grad, name=name)
+
+
+def full(
+    shape: Shape, value: float, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None
+) -> Tensor:
+    """A tensor filled with one value."""
+    return tensor(np.full(shape, value, dtype), requires_grad=requires_grad, name=name)
+
+
+def eye(n: int, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None) -> Tensor:
+    """The identity matrix of n rows."""
+    return tensor(np.eye(n, dtype=dtype), requires_grad=requires_grad, name=name)
+
+
+def arange(
+    start: float, stop: float | None = None, step: float = 1, *, requires_grad: bool = False, dtype: Any = None,
+    name: str | None = None,
+) -> Tensor:  # fmt: skip
+    """Evenly spaced values in [start, stop), or [0, start) if `stop` is None, as `numpy.arange`."""
+    values = np.arange(start, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype)
+    return tensor(values, requires_grad=requires_grad, name=name)
+
+
+def linspace(
+    start: float, stop: float, num: int = 50, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None
+) -> Tensor:
+    """`num` evenly spaced values from start to stop, both included."""
+    return tensor(np.linspace(start, stop, num, dtype=dtype), requires_grad=requires_grad, name=name)
+
+
+__all__ = ["arange", "eye", "full", "linspace", "ones", "zeros"]

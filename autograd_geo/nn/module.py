@@ -1,0 +1,142 @@
+"""Modules: functions with parameters, nested in each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..tensor import Parameter, Tensor
+from ..value import Value, from_user
+
+Self = TypeVar("Self", bound="Module")
+
+
+class Module:
+    """Base class of all networks and layers: assign parameters and modules as attributes, write `forward`.
+
+    Attributes that are `Parameter`s are trained; other tensors are buffers, kept in the state but not trained.
+    Lists, tuples and dicts of parameters and modules are found too.
+    """
+
+    training: bool = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(self, x)")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    # --- what is inside ---------------------------------------------------------------------------------------
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly inside, with their attribute names."""
+        for name, value in _members(self):
+            if isinstance(value, Module):
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all inside it, with their dotted names; each once."""
+        seen: set[int] = set()
+
+        def walk(module: Module, path: str) -> Iterator[tuple[str, Module]]:
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield path, module
+                for name, child in module.named_children():
+                    yield from walk(child, _join(path, name))
+
+        return walk(self, prefix)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all inside it."""
+        return (module for _, module in self.named_modules())
+
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in _members(module):
+                if isinstance(value, Tensor) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield _join(path, name), value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their dotted names, in the order of assignment; a shared one once."""
+        return ((name, t) for name, t in self._named_tensors() if isinstance(t, Parameter))
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters."""
+        return (p for _, p in self.named_parameters())
+
+    # --- state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """A copy of every parameter and buffer, by dotted name."""
+        return {name: np.array(t.numpy()) for name, t in self._named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the values of `state_dict()`.
+
+        Raises KeyError for missing or unknown names, ValueError for shapes that differ, TypeError for values
+        that are not numeric; then nothing has been changed.
+        """
+        own = dict(self._named_tensors())
+        missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
+        if missing or unknown:
+            parts = [f"missing {sorted(missing)}"] if missing else []
+            parts += [f"unknown {sorted(unknown)}"] if unknown else []
+            raise KeyError(f"this state does not fit {type(self).__name__}: {', '.join(parts)}")
+        values: dict[str, Value] = {}
+        for name, t in own.items():
+            given = state[name]
+            values[name] = from_user(given.numpy() if isinstance(given, Tensor) else given, t.dtype)
+            if np.shape(values[name]) != t.shape:
+                raise ValueError(f"{name} has shape {t.shape}, the state gives {np.shape(values[name])}")
+        for name, t in own.items():
+            t.assign(values[name])
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Switch this module and all inside it to training (dropout acts) or not; returns itself."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: Self) -> Self:
+        """Switch to evaluation: `train(False)`."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Set every parameter's `.grad` to None."""
+        for p in self.parameters():
+            p.grad = None
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
+        body = "\n" + "\n".join(children) + "\n" if children else self.extra_repr()
+        return f"{type(self).__name__}({body})"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _members(module: Module) -> Iterator[tuple[str, Any]]:
+    """Attributes in the order of assignment, containers opened."""
+
+    def open_up(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, list | tuple):
+            for i, item in enumerate(value):
+                yield from open_up(_join(name, str(i)), item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield from open_up(_join(name, str(key)), item)
+        elif isinstance(value, Module | Tensor):
+            yield name, value
+
+    for name, value in vars(module).items():
+        yield from open_up(name, value)
