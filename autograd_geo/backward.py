@@ -51,16 +51,17 @@ Event: TypeAlias = Seed | Local | Accumulate | Write
 
 
 def events(
-    output: Entry, seed: Any, *, retain: bool = False, traced: bool = False, since: int = 0
+    output: Entry, seed: Any, *, retain: bool = False, traced: bool = False, since: int = 0, again: bool = False
 ) -> Iterator[tuple[type[Event], tuple[Any, ...]]]:
     """The reverse pass from `output` with cotangent `seed`, one event at a time, as (kind, fields).
 
     `kind(*fields)` is the event; most are never looked at, and making one costs more than what it reports.
 
     Cotangents are raw values; tensors if `traced`, when the pass itself is to be recorded. Entries numbered
-    below `since` are left alone. Unless `retain`, each entry is consumed once it has been passed.
+    below `since` are left alone. Unless `retain`, each entry is consumed once it has been passed; `again` passes
+    over consumed entries that are still complete, to look at them.
     """
-    order, cotangents = tape(output, since)
+    order, cotangents = tape(output, since, again)
     cotangents[output] = seed
     yield Seed, (output, seed)
     for entry in order:

@@ -131,7 +131,7 @@ def pointwise(
             )
         )
         needs = frozenset(asks) & {*d.inputs, "z"}
-        rules.append(Rule(raw, scalar, traced, needs, expr.latex(partial), expr.label(partial)))
+        rules.append(Rule(raw, scalar, traced, needs, expr.latex(partial), expr.label(partial), partial))
 
     op = Op(
         name=d.name, family="pointwise", inputs=d.inputs, attrs=d.attrs, forward=forward, rules=tuple(rules),

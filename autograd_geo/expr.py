@@ -226,6 +226,33 @@ def rename(node: Node, names: Mapping[str, str]) -> Node:
     return node
 
 
+_FOLD: dict[str, Callable[[float, float], float]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow,
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+
+
+def simplify(node: Node, known: Mapping[str, float]) -> Node:
+    """The expression with known variables put in and what follows worked out: for people to read, not to run."""
+    if isinstance(node, Var):
+        return Num(float(known[node.name])) if node.name in known else node
+    if isinstance(node, Num):
+        return node
+    args = tuple(simplify(a, known) for a in node.args)
+    if node.fn == "where" and isinstance(args[0], Num):
+        return args[1] if args[0].value else args[2]
+    match node.fn, *args:
+        case fn, Num(value=a), Num(value=b) if fn in _FOLD and not (fn in ("/", "**") and a == 0):
+            return Num(float(_FOLD[fn](a, b)))
+        case ("*", Num(value=1.0), x) | ("*" | "/" | "**", x, Num(value=1.0)):
+            return x
+        case "**", _, Num(value=0.0):
+            return Num(1.0)
+        case "u-", x:
+            return negative(x)
+    return Call(node.fn, args)
+
+
 def names_in(node: Node) -> frozenset[str]:
     if isinstance(node, Var):
         return frozenset([node.name])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .expr import Node
 from .tape import ACTIVE, CONSTANT, Entry, caller, leaf, next_number, recording
 from .tensor import Tensor, entry_of, wrap
 from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
@@ -35,6 +36,7 @@ class Rule:
     needs: frozenset[str]
     latex: str
     label: str
+    partial: Node | None = None  # the local derivative as an expression, where it is one
 
 
 class Rules:

@@ -103,15 +103,16 @@ def succeed(old: Entry, value: Value) -> Entry:
 # --- reading a tape -------------------------------------------------------------------------------------------
 
 
-def tape(output: Entry, since: int = 0) -> tuple[list[Entry], dict[Any, Any]]:
+def tape(output: Entry, since: int = 0, again: bool = False) -> tuple[list[Entry], dict[Any, Any]]:
     """What `output` depends on: the operations, latest first; and a dict of them and the leaves, values None.
 
-    Only active entries numbered from `since` count. Raises RuntimeError where part was consumed by an earlier pass.
+    Only active entries numbered from `since` count. Raises RuntimeError where an earlier pass consumed part of it;
+    with `again`, only where that let go of something.
     """
     order = [] if output.op is None else [output]
     live: dict[Any, Any] = {output: None}
     for entry in order:  # grows while it is walked
-        if entry.state == CONSUMED:
+        if entry.state == CONSUMED and not (again and entry.inputs):
             raise RuntimeError(
                 f"this tape was consumed by an earlier backward pass, at {describe(entry)}. Run the computation "
                 "again, or keep its tape with backward(retain_graph=True)"

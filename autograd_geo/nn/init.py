@@ -39,6 +39,11 @@ def he(shape: tuple[int, ...], dtype: Any, generator: random.Generator) -> Array
     return generator.normal(shape, 0.0, math.sqrt(2 / fans(shape)[0]), dtype)
 
 
+def uniform(bound: float) -> Initializer:
+    """An initialiser that draws uniformly in ±bound."""
+    return lambda shape, dtype, generator: generator.uniform(shape, -bound, bound, dtype)
+
+
 def zeros(shape: tuple[int, ...], dtype: Any, generator: random.Generator) -> Array:
     """All zero."""
     return np.zeros(shape, dtype)

@@ -18,14 +18,14 @@ class Linear(Module):
     """A dense layer, x @ weight.T + bias.
 
     Input (..., in_features), result (..., out_features); `weight` has shape (out_features, in_features), `bias`
-    (out_features,). `initialize` makes the weights (default `init.xavier`); the bias starts uniform in
-    ±1/sqrt(in_features). Random numbers come from `generator`, by default the one `ag.seed` resets.
+    (out_features,). `initialize` makes the weights (default `init.xavier`), `initialize_bias` the bias (default:
+    uniform in ±1/sqrt(in_features)). Random numbers come from `generator`, by default the one `ag.seed` resets.
     Raises ValueError for sizes below one.
     """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *,
-        initialize: init.Initializer = init.xavier, dtype: Any = np.float64, generator: random.Generator | None = None,
+        initialize: init.Initializer = init.xavier, initialize_bias: init.Initializer | None = None, dtype: Any = np.float64, generator: random.Generator | None = None,
     ) -> None:  # fmt: skip
         if in_features < 1 or out_features < 1:
             raise ValueError(f"Linear needs at least one input and one output, not {in_features} and {out_features}")
@@ -34,8 +34,8 @@ class Linear(Module):
         self.weight = Parameter(initialize((out_features, in_features), dtype, generator), name="weight")
         self.bias: Parameter | None = None
         if bias:
-            bound = 1 / math.sqrt(in_features)
-            self.bias = Parameter(generator.uniform((out_features,), -bound, bound, dtype), name="bias")
+            initialize_bias = initialize_bias or init.uniform(1 / math.sqrt(in_features))
+            self.bias = Parameter(initialize_bias((out_features,), dtype, generator), name="bias")
 
     def forward(self, x: Any) -> Tensor:
         shape = x.shape if isinstance(x, Tensor) else np.shape(x)

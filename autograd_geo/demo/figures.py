@@ -1,0 +1,70 @@
+"""The demo's pictures, drawn with matplotlib and no global state."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from .porosity import Array, Study
+
+
+def _figure(columns: int = 1, width: float = 6.4) -> tuple[Any, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("the demo's pictures need matplotlib: pip install 'autograd-geo[viz]'") from None
+    figure = Figure(figsize=(width, 4.0), layout="constrained")
+    return figure, list(np.ravel(figure.subplots(1, columns)))
+
+
+def png(figure: Any) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    return buffer.getvalue()
+
+
+def loss_curves(s: Study) -> Any:
+    """Training and test loss of each network over the epochs."""
+    trained = [m for m in s.models if m.history is not None]
+    figure, axes = _figure(len(trained), 9.0)
+    line = s.models[1]
+    for ax, model in zip(axes, trained, strict=True):
+        assert model.history is not None
+        epochs = np.arange(1, len(model.history) + 1)
+        ax.plot(epochs, model.history.train, label="training batches")
+        ax.plot(epochs, model.history.test, label="test wells")
+        ax.axhline(line.test, color="0.5", linestyle=":", label="linear regression, test")
+        ax.set(title=model.name, xlabel="epoch", ylabel="mean squared error", yscale="log")
+        ax.legend(fontsize="small")
+    return figure
+
+
+def fitted_curves(s: Study) -> Any:
+    """The wells and every model's curve through them, in their own units."""
+    figure, (ax,) = _figure()
+    for (x, y), marker, label in ((s.train, "o", "training wells"), (s.test, "^", "test wells")):
+        ax.plot(s.impedance.inverse_transform(x), s.porosity.inverse_transform(y), marker, ms=4, alpha=0.6, label=label)
+    grid = np.linspace(-1, 1, 300)[:, None]
+    for model in s.models:
+        ax.plot(
+            s.impedance.inverse_transform(grid), s.porosity.inverse_transform(model.predict(grid)),
+            label=f"{model.name} (test {model.test:.4f})",
+        )  # fmt: skip
+    ax.set(xlabel="acoustic impedance", ylabel="porosity", title="Porosity from impedance")
+    ax.legend(fontsize="small")
+    return figure
+
+
+def maps(impedance: Array, porosity: Array, model: str) -> Any:
+    """The impedance map and the porosity predicted from it."""
+    figure, axes = _figure(2, 9.0)
+    for ax, values, title, colors in zip(
+        axes, (impedance, porosity), ("Acoustic impedance", f"Porosity: {model}"), ("viridis", "magma"), strict=True
+    ):
+        image = ax.imshow(values, cmap=colors)
+        ax.set(title=title, xlabel="column", ylabel="row")
+        figure.colorbar(image, ax=ax, shrink=0.85)
+    return figure

@@ -1,0 +1,1 @@
+"""Speed: the library beside its peers, on the same work, in one run."""
