@@ -1,0 +1,50 @@
+"""What noting the user's source line on each entry costs: an op as it is, and written out again without it."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Callable
+from typing import Any
+
+import autograd_geo as ag
+import numpy as np
+from autograd_geo.eager import define
+
+from .harness import OURS, Work
+
+WITHOUT = "without source lines"
+#: The statements of a generated function that find the line.
+_FINDING = re.compile(r"^ +frame = .*?(?=^ +t\._entry = )", re.DOTALL | re.MULTILINE)
+
+
+def _multiply(name: str) -> Callable[[Any, Any], Any]:
+    multiply = ag.multiply  # type: ignore[attr-defined]
+    if name == OURS:
+        return multiply  # type: ignore[no-any-return]
+    text = "".join(linecache.getlines(multiply.__code__.co_filename))
+    text, found = _FINDING.subn("        code, lasti = None, -1\n", text)
+    if not found:
+        raise RuntimeError("the generated functions no longer find the source line where this looks for it")
+    return define("multiply", text, multiply.__globals__)
+
+
+def _op(name: str, value: Any) -> Work:
+    multiply = _multiply(name)
+    x, y = ag.tensor(value, requires_grad=True), ag.tensor(value, requires_grad=True)
+
+    def run() -> None:
+        for _ in range(100):
+            multiply(x, y)
+
+    return Work(run, lambda: [multiply(x, y).numpy()], items=100)
+
+
+def scalar_op(name: str) -> Work:
+    """A product of two numbers."""
+    return _op(name, 1.5)
+
+
+def small_array_op(name: str) -> Work:
+    """A product of two arrays of 500."""
+    return _op(name, np.linspace(0.5, 1.5, 500))
