@@ -26,13 +26,16 @@ from .tensor import Parameter, Tensor, tensor
 from .transform import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from . import data, nn, optim, viz
-    from .viz import graph
+    from . import data as data
+    from . import nn as nn
+    from . import optim as optim
+    from . import viz as viz
+    from .viz import graph as graph
 
 __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "nn", "optim", "viz")
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "custom",
     "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace",
     "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled", "tensor",

@@ -24,10 +24,10 @@ class Seed(NamedTuple):
 
 
 class Local(NamedTuple):
-    """`entry`'s cotangent passed through its op; `contribution` is what arrived at input number `index`."""
+    """`entry`'s cotangent passed through its op; `contribution` is what arrived at input number `operand`."""
 
     entry: Entry
-    index: int
+    operand: int
     cotangent: Any
     contribution: Any
 
@@ -69,6 +69,7 @@ def events(
         if g is None:
             continue
         end = True
+        source: Any  # an entry, or a literal number
         for k, source in enumerate(entry.inputs):
             before = cotangents.get(source, _ELSEWHERE)
             if before is _ELSEWHERE:
@@ -174,7 +175,7 @@ def backward(
             leaf.grad = wrap(g if leaf.grad is None else as_value(leaf.grad._value + g))
 
 
-Tensor.backward = backward  # type: ignore[method-assign]
+Tensor.backward = backward
 
 
 def seed_of(output: Tensor, gradient: Any) -> Value:

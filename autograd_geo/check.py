@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def check_taylor(fn: Function, *args: Any, seed: int = 0) -> float:
         abs(fn(*[v + h * d for v, d in zip(values, directions, strict=True)]).item() - base - h * slope) for h in steps
     ]
     rounding = 1e-13 * max(abs(base), abs(slope), 1e-300)
-    orders = [math.log2(a / b) for a, b in zip(rest, rest[1:], strict=False) if b > 10 * rounding]
+    orders = [math.log2(a / b) for a, b in pairwise(rest) if b > 10 * rounding]
     if not orders:
         return math.inf
     if max(orders) < 1.9:

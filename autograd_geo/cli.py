@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 2 a file or an option cannot be used (nothing is written), 130 interrupted.",
     )  # fmt: skip
     demo.add_argument("--wells", type=Path, metavar="CSV", help="wells with a header (default: 480 made from the seed)")
-    demo.add_argument("--map", type=Path, metavar="CSV", help="grid of impedance, no header (default: made from the seed)")
+    demo.add_argument(
+        "--map", type=Path, metavar="CSV", help="grid of impedance, no header (default: made from the seed)"
+    )
     demo.add_argument("--out", type=Path, metavar="DIR", help="write report.html and its pictures to this directory")
     demo.add_argument("--impedance", default="AI", metavar="NAME", help="column of acoustic impedance (default: AI)")
     demo.add_argument("--porosity", default="Porosity", metavar="NAME", help="column of porosity (default: Porosity)")
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `| head`, has had enough
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     except (ValueError, OSError, ImportError) as error:
         print(f"autograd-geo {args.command}: {error}", file=sys.stderr)
         return 2

@@ -39,8 +39,8 @@ def arange(
     name: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Evenly spaced values in [start, stop), or [0, start) if `stop` is None, as `numpy.arange`."""
-    values = np.arange(start, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype)
-    return tensor(values, requires_grad=requires_grad, name=name)
+    begin, end = (0, start) if stop is None else (start, stop)
+    return tensor(np.arange(begin, end, step, dtype=dtype), requires_grad=requires_grad, name=name)
 
 
 def linspace(

@@ -20,7 +20,20 @@ import numpy as np
 from . import expr
 from .contract import Transposed, choose, constants, contract, explicit, transposed
 from .eager import define, eager_function
-from .op import OPERATORS, Function, Op, Rule, Rules, Sample, apply, functions, register, registry, sample
+from .op import (
+    OPERATORS,
+    Function,
+    Op,
+    Rule,
+    Rules,
+    Sample,
+    TensorFunction,
+    apply,
+    functions,
+    register,
+    registry,
+    sample,
+)
 from .tape import Entry
 from .tensor import Tensor, wrap
 from .value import Number, Value, strong
@@ -79,9 +92,12 @@ def _written_rule(name: str, k: int, x: str, inputs: Sequence[str], attrs: Itera
     body = [f"return _rule({', '.join(asks)})"]
     attrs = list(attrs)
     raw, traced = (
-        _rule_function(f"d{name}_d{x}", k, inputs, attrs, asks, body, read, {"_rule": rule}) for read in (_STRONG, _LIFTED)
+        _rule_function(f"d{name}_d{x}", k, inputs, attrs, asks, body, read, {"_rule": rule})
+        for read in (_STRONG, _LIFTED)
     )
-    return Rule(raw, _from_float(raw), traced, frozenset(asks) & {*inputs, "z"}, _partial_latex(name, x), f"∂{name}/∂{x}")
+    return Rule(
+        raw, _from_float(raw), traced, frozenset(asks) & {*inputs, "z"}, _partial_latex(name, x), f"∂{name}/∂{x}"
+    )
 
 
 def _partial_latex(name: str, x: str) -> str:
@@ -98,7 +114,7 @@ def _module_of_caller() -> str:
 def pointwise(
     declaration: str, /, *, domain: Any = (-2.0, 2.0), doc: str = "", symbol: str = "", reference: str = "",
     surrogate: bool = False, method: bool = True, **partials: str,
-) -> Function:  # fmt: skip
+) -> TensorFunction:  # fmt: skip
     """Declare an elementwise op by its formula and that formula's partial derivatives.
 
     `softsign = pointwise("softsign(x) = x / (1 + abs(x))", x="1 / (1 + abs(x))**2")`. Partials may use the
@@ -125,9 +141,13 @@ def pointwise(
         product = expr.times(expr.Var("g"), partial)
         asks = sorted(expr.names_in(product))
         raw, scalar, traced = (
-            _rule_function(f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, expr.source(product, codes=codes), read, namespace)
+            _rule_function(
+                f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, expr.source(product, codes=codes), read, namespace
+            )
             for read, namespace, codes in (
-                (_STRONG, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED, _TRACED, {})
+                (_STRONG, expr.NUMPY, {}),
+                (_HELD, expr.SCALAR, expr.FLOAT_CODES),
+                (_LIFTED, _TRACED, {}),
             )
         )
         needs = frozenset(asks) & {*d.inputs, "z"}
@@ -145,18 +165,16 @@ def pointwise(
 
 
 # The functions of the expression language as recorded ops, which don't all exist yet when a rule is made.
-_TRACED = {
-    name: lambda *xs, _name="abs" if name == "absolute" else name: functions[_name](*xs) for name in expr.NUMPY
-}
+_TRACED = {name: lambda *xs, _name="abs" if name == "absolute" else name: functions[_name](*xs) for name in expr.NUMPY}
 
 
-def _pointwise_function(op: Op, body: expr.Node) -> Function:
+def _pointwise_function(op: Op, body: expr.Node) -> TensorFunction:
     formula = expr.rename(body, {x: f"{x}_v" for x in op.inputs})
     attrs = [f"{k}={v!r}" for k, v in op.attrs.items()]
     namespace = {**expr.SCALAR, **{f"np_{k}": v for k, v in expr.NUMPY.items()}}
     on_arrays, on_floats = (expr.source(formula, "z = ", codes) for codes in (expr.ARRAY_CODES, expr.FLOAT_CODES))
 
-    def function(order: Sequence[str]) -> Function:
+    def function(order: Sequence[str]) -> TensorFunction:
         signature = ", ".join([*order, *(["*"] if attrs else []), *attrs])
         return eager_function(op, signature, namespace, on_arrays, on_floats)
 
@@ -167,7 +185,7 @@ def _pointwise_function(op: Op, body: expr.Node) -> Function:
 
 
 def _pointwise_doc(op: Op, formula: str, doc: str) -> str:
-    slopes = [f"d/d{x} = {r.label}" for x, r in zip(op.inputs, op.rules, strict=True) if r is not None]
+    slopes = [f"d/d{x} = {r.label}" for k, x in enumerate(op.inputs) if (r := op.rules[k]) is not None]
     calls = f"{op.name}({', '.join(op.inputs)})"
     lines = [f"{doc or calls.join(['', ', element by element.'])}"]
     if formula != calls:
@@ -198,7 +216,7 @@ def _declared(forward: Function) -> tuple[tuple[str, ...], dict[str, Any], bool]
     return tuple(operands), attrs, variadic
 
 
-def _function_of(op: Op, forward: Function, module: str) -> Function:
+def _function_of(op: Op, forward: Function, module: str) -> TensorFunction:
     """A function with the declared signature that runs and records the op."""
     parameters = []
     for p in inspect.signature(forward).parameters.values():
@@ -221,9 +239,9 @@ class _Name(str):
 
 
 def custom(
-    *, samples: Sequence[Sample] = (), latex: Mapping[str, str] = MappingProxyType({}), symbol: str = "", reference: str = "",
-    method: bool = True, **rules: Function,
-) -> Callable[[Function], Function]:  # fmt: skip
+    *, samples: Sequence[Sample] = (), latex: Mapping[str, str] = MappingProxyType({}), symbol: str = "",
+    reference: str = "", method: bool = True, **rules: Function,
+) -> Callable[[Function], TensorFunction]:  # fmt: skip
     """Declare an op by a NumPy function and one rule for each input that a gradient flows to.
 
         @custom(x=lambda g, x: g * np.cos(x))
@@ -236,7 +254,7 @@ def custom(
     tape. Write it in NumPy, and it is differentiable itself. Rules of a variadic op also get `k` and `shapes`.
     """
 
-    def declare(forward: Function) -> Function:
+    def declare(forward: Function) -> TensorFunction:
         operands, attrs, variadic = _declared(forward)
         stray = set(rules) - set(operands)
         if stray:
@@ -263,7 +281,7 @@ def custom(
 def linear(
     transpose: Function, *, samples: Sequence[Sample] = (), latex: str = "", symbol: str = "", reference: str = "",
     method: bool = True,
-) -> Callable[[Function], Function]:  # fmt: skip
+) -> Callable[[Function], TensorFunction]:  # fmt: skip
     """Declare an op that is linear in its first operand by a NumPy function and that function's transpose.
 
         @linear(lambda g, shift: np.roll(g, -shift))
@@ -275,7 +293,7 @@ def linear(
     the function itself, so every order of derivative follows; both are checked by <Ax, y> = <x, A'y>.
     """
 
-    def declare(forward: Function) -> Function:
+    def declare(forward: Function) -> TensorFunction:
         operands, attrs, variadic = _declared(forward)
         assert not variadic, "a linear op has one linear operand"
         name, module = forward.__name__.lstrip("_"), _module_of_caller()
@@ -287,7 +305,9 @@ def linear(
             f"d{name}", 0, operands, attrs, asks, [f"return _rule({', '.join(asks)})"], _STRONG, {"_rule": transpose}
         )
         again = f"return _rule({', '.join(['g', *constants, *(f'{k}={k}' for k in attrs)])})"
-        raw_again = _rule_function(f"d{name}.T", 0, ("_", *constants), attrs, given, [again], _STRONG, {"_rule": forward})
+        raw_again = _rule_function(
+            f"d{name}.T", 0, ("_", *constants), attrs, given, [again], _STRONG, {"_rule": forward}
+        )
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
             shape = entry.inputs[0].spec[0]  # type: ignore[union-attr]
@@ -324,7 +344,7 @@ def linear(
 def multilinear(
     declaration: str, *signatures: str, forward: Function | None = None, samples: Sequence[Sample] = (),
     symbol: str = "", reference: str = "", doc: str = "", method: bool = True,
-) -> Function:  # fmt: skip
+) -> TensorFunction:  # fmt: skip
     """Declare an op that is linear in each operand by its einsum signature.
 
     `matvec = multilinear("matvec(a, x)", "...ij,...j->...i")`. Of several signatures the first that fits the

@@ -94,15 +94,15 @@ def _source_of(operand: Any, value: Any) -> Entry | Number:
 _SIMPLE = frozenset([type(None), bool, int, float, str, slice])
 _RUNTIME = {
     "_apply": apply, "_frozen": frozen, "_Tensor": Tensor, "_Entry": Entry, "_new": object.__new__, "_SCALAR": SCALAR,
-    "_recording": recording, "_getframe": sys._getframe, "_internal": internal, "_caller": caller, "_as_value": as_value,
-    "_next_number": next_number, "_source_of": _source_of, "_float64": np.float64, "_ndarray": np.ndarray,
-    "_numbers": NUMBERS, "_simple": _SIMPLE, "_NO_ATTRS": NO_ATTRS,
+    "_recording": recording, "_getframe": sys._getframe, "_internal": internal, "_caller": caller,
+    "_as_value": as_value, "_next_number": next_number, "_source_of": _source_of, "_float64": np.float64,
+    "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": _SIMPLE, "_NO_ATTRS": NO_ATTRS,
 }  # fmt: skip
 
 
 def eager_function(
     op: Op, signature: str, namespace: Mapping[str, Any], on_arrays: Sequence[str], on_floats: Sequence[str] = ()
-) -> Callable[..., Any]:
+) -> Callable[..., Tensor]:
     """The eager function of an op, with this signature.
 
     `on_arrays` and `on_floats` are statements that compute `z` from operands `x_v`; `namespace` is theirs.
@@ -145,7 +145,8 @@ def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[st
         prepare += _LITERAL.format(x=xs[0], y=xs[1]) + _LITERAL.format(x=xs[1], y=xs[0])
     arrays = (
         f"{prepare}        try:\n{_indented(on_arrays, 3)}        except (ValueError, TypeError, IndexError):\n"
-        f"            return {give_up}\n        if type(z) is not _ndarray or not z.ndim:\n            z = _as_value(z)\n"
+        f"            return {give_up}\n"
+        "        if type(z) is not _ndarray or not z.ndim:\n            z = _as_value(z)\n"
     )
     if not on_floats or len(xs) > 2:
         return textwrap.indent(textwrap.dedent(arrays), "    ")

@@ -241,16 +241,17 @@ def simplify(node: Node, known: Mapping[str, float]) -> Node:
     args = tuple(simplify(a, known) for a in node.args)
     if node.fn == "where" and isinstance(args[0], Num):
         return args[1] if args[0].value else args[2]
-    match node.fn, *args:
-        case fn, Num(value=a), Num(value=b) if fn in _FOLD and not (fn in ("/", "**") and a == 0):
+    match Call(node.fn, args):
+        case Call(fn=fn, args=(Num(value=a), Num(value=b))) if fn in _FOLD and not (fn in ("/", "**") and a * b == 0):
             return Num(float(_FOLD[fn](a, b)))
-        case ("*", Num(value=1.0), x) | ("*" | "/" | "**", x, Num(value=1.0)):
+        case Call(fn="*", args=(Num(value=1.0), x)) | Call(fn="*" | "/" | "**", args=(x, Num(value=1.0))):
             return x
-        case "**", _, Num(value=0.0):
+        case Call(fn="**", args=(_, Num(value=0.0))):
             return Num(1.0)
-        case "u-", x:
+        case Call(fn="u-", args=(x,)):
             return negative(x)
-    return Call(node.fn, args)
+        case folded:
+            return folded
 
 
 def names_in(node: Node) -> frozenset[str]:
@@ -375,10 +376,38 @@ def _choose(condition: Any, a: Any, b: Any) -> Any:
 #: NumPy arrays.
 NUMPY: dict[str, Any] = {
     name: getattr(np, name)
-    for name in (
-        "absolute sqrt cbrt exp expm1 log log1p log2 log10 sign floor ceil rint maximum minimum "
-        "hypot heaviside sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan atan2"
-    ).split()
+    for name in [
+        "absolute",
+        "sqrt",
+        "cbrt",
+        "exp",
+        "expm1",
+        "log",
+        "log1p",
+        "log2",
+        "log10",
+        "sign",
+        "floor",
+        "ceil",
+        "rint",
+        "maximum",
+        "minimum",
+        "hypot",
+        "heaviside",
+        "sin",
+        "cos",
+        "tan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+    ]
 } | {"power": operator.pow, "where": _choose, "erf": _erf}  # unlike np.power, ** squares by multiplying
 
 
@@ -406,10 +435,31 @@ ARRAY_CODES = {n: "np_" + p.code for n, p in PRIMITIVES.items() if p.level == 9 
 #: the caller takes NumPy's answer instead.
 SCALAR: dict[str, Any] = {
     name: getattr(math, name)
-    for name in (
-        "sqrt cbrt exp expm1 log log1p log2 log10 hypot sin cos tan sinh cosh tanh asinh acosh atanh asin acos "
-        "atan atan2 erf"
-    ).split()
+    for name in [
+        "sqrt",
+        "cbrt",
+        "exp",
+        "expm1",
+        "log",
+        "log1p",
+        "log2",
+        "log10",
+        "hypot",
+        "sin",
+        "cos",
+        "tan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "erf",
+    ]
 } | {
     "absolute": abs,
     "power": math.pow,

@@ -9,6 +9,7 @@ import ast
 import dis
 import linecache
 from functools import lru_cache
+from itertools import pairwise
 from types import CodeType
 
 # First line, last line, first column, last column (in UTF-8 bytes), as both `ast` and code objects count them.
@@ -62,7 +63,7 @@ def _assignments(source: str) -> dict[Span, str]:
 def _stored_next(code: CodeType, lasti: int) -> str | None:
     """Without source (`python -c`, `exec`), the bytecode still tells a plain `y = f(x)`."""
     instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "NOP")]
-    for here, following in zip(instructions, instructions[1:], strict=False):
+    for here, following in pairwise(instructions):
         if here.offset == lasti:
             if following.opname.startswith("STORE_FAST_"):  # 3.13 fuses two instructions into one
                 return str(following.argval[0])

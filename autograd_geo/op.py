@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from .tensor import Tensor, entry_of, wrap
 from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
 
 Function = Callable[..., Any]
+TensorFunction = Callable[..., Tensor]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def _explained(op: Op, error: Exception, values: Sequence[Any], attrs: Mapping[s
 #: Every op, by name.
 registry: dict[str, Op] = {}
 #: The function of every op, by name.
-functions: dict[str, Function] = {}
+functions: dict[str, TensorFunction] = {}
 
 OPERATORS = {
     "add": ("__add__", "__radd__"),
@@ -144,7 +146,7 @@ OPERATORS = {
 }
 
 
-def register(op: Op, function: Function, method: bool = True) -> Function:
+def register(op: Op, function: TensorFunction, method: bool = True) -> TensorFunction:
     """Add an op to the registry; a built-in one also becomes a method, and an operator if it has one.
 
     Raises ValueError for a name that a built-in op has. A user's own op may be declared again.
@@ -164,10 +166,10 @@ def register(op: Op, function: Function, method: bool = True) -> Function:
     return function
 
 
-def composite(method: bool = True) -> Callable[[Function], Function]:
+def composite(method: bool = True) -> Callable[[_F], _F]:
     """Mark a function made of ops: known by its name to NumPy's protocols, and a method of tensors."""
 
-    def mark(function: Function) -> Function:
+    def mark(function: _F) -> _F:
         functions[function.__name__] = function
         if method:
             setattr(Tensor, function.__name__, function)

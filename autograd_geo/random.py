@@ -65,9 +65,7 @@ class Generator:
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed})"
 
-    def uniform(
-        self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = np.float64
-    ) -> NDArray[Any]:
+    def uniform(self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
         """Numbers of `shape`, uniform in [low, high) up to rounding.
 
         Each takes the top 53 bits of its word, for float32 the top 24.
@@ -79,9 +77,7 @@ class Generator:
         fractions = _fractions(self._words(shape), 53 if dtype == np.float64 else 24).astype(dtype)
         return (low + (high - low) * fractions).reshape(shape)
 
-    def normal(
-        self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = np.float64
-    ) -> NDArray[Any]:
+    def normal(self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
         """Normal numbers of `shape`; float32 ones are the float64 ones, rounded.
 
         Words 2j and 2j + 1 give elements 2j and 2j + 1, by the method of G. E. P. Box and M. E. Muller,

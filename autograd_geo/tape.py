@@ -44,7 +44,7 @@ class Entry:
     `grad`, and a `root`: the leaf that holds it where this one is a later value of the same tensor.
     """
 
-    __slots__ = ("number", "op", "inputs", "attrs", "value", "spec", "state", "code", "lasti", "name", "root", "grad")
+    __slots__ = ("attrs", "code", "grad", "inputs", "lasti", "name", "number", "op", "root", "spec", "state", "value")
 
     number: int
     op: Op | None

@@ -20,7 +20,7 @@ from .value import Value, as_value, from_user
 class Tensor:
     """An n-dimensional array that can record what is done to it. Make one with `autograd_geo.tensor`."""
 
-    __slots__ = ("_value", "_entry", "__weakref__")
+    __slots__ = ("__weakref__", "_entry", "_value")
 
     _value: Value
     _entry: Entry | None
@@ -48,7 +48,7 @@ class Tensor:
         __setitem__: Callable[[Tensor, Any, Any], None]
         backward: Callable[..., None]
 
-        def __getattr__(self, name: str) -> Callable[..., Any]: ...
+        def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
 
     # --- what it is -------------------------------------------------------------------------------------------
 

@@ -22,7 +22,9 @@ from .value import as_value, strong
 
 Function = Callable[..., Any]
 
-_variable = pointwise("variable(x) = x", x="1", reference="x", method=False, doc="The independent variable of a function transform.")
+_variable = pointwise(
+    "variable(x) = x", x="1", reference="x", method=False, doc="The independent variable of a function transform."
+)
 
 
 def _watch(name: str, argument: Any) -> Any:
@@ -98,7 +100,9 @@ def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool
         value, aux = result if has_aux else (result, None)
         value = _tensor_out("grad", value)
         if value.size != 1:
-            raise ValueError(f"grad: the function must return one number, it returned shape {value.shape}; see jacobian")
+            raise ValueError(
+                f"grad: the function must return one number, it returned shape {value.shape}; see jacobian"
+            )
         variables = list(leaves([watched[n] for n in positions]))
         found, traced = _pull(value, seed_of(value, None), variables, since, outer)
         values = iter(found)
@@ -153,9 +157,10 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
 
 def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
     """The tangent that input k sends to the output: the transpose of its rule, which is linear in the cotangent."""
-    rule = entry.op.rules[k]  # type: ignore[union-attr]
+    assert entry.op is not None
+    rule = entry.op.rules[k]
     assert rule is not None
-    if entry.op.family == "pointwise":  # type: ignore[union-attr]
+    if entry.op.family == "pointwise":
         pushed = rule.traced(tangent, entry) if traced else rule.raw(strong(tangent), entry)
         return functions["broadcast_to"](pushed, entry.shape) if traced else np.broadcast_to(pushed, entry.shape)
     since = next_number()
@@ -199,7 +204,7 @@ def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
     with enable_grad():
         for entry in order:
             for k, source in enumerate(entry.inputs):
-                if type(source) is Entry and source in known and entry.op.rules[k] is not None:  # type: ignore[union-attr]
+                if type(source) is Entry and source in known and entry.op and entry.op.rules[k]:
                     pushed = _push(entry, k, known[source], traced)
                     known[entry] = known[entry] + pushed if entry in known and entry not in entries else pushed
     tangent_out = []
@@ -244,7 +249,7 @@ def hvp(fn: Function, x: Any, v: Any) -> Any:
     vectors = list(leaves(v))
 
     def slope(x: Any) -> Tensor:
-        along: Any = tensor(0.0)
+        along = tensor(0.0)
         for g, u in zip(leaves(grad(fn)(x)), vectors, strict=True):
             along = along + functions["sum"](g * u)
         return along

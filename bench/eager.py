@@ -64,9 +64,7 @@ def _initial(sizes: Sequence[int], dtype: Any) -> list[np.ndarray[Any, Any]]:
     return [(rng.uniform(-1, 1, shape) / math.sqrt(m[1])).astype(dtype) for m in pairs for shape in (m, m[:1])]
 
 
-def _training(
-    library: Library, sizes: Sequence[int], dtype: Any, loss: str, optimizer: str, x: Any, y: Any
-) -> Work:
+def _training(library: Library, sizes: Sequence[int], dtype: Any, loss: str, optimizer: str, x: Any, y: Any) -> Work:
     """One training step of a ReLU network, in a library with PyTorch's names for networks."""
     nn, assign = library.nn, library.assign
     assert assign is not None

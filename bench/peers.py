@@ -69,7 +69,13 @@ def pytorch() -> Library:
     torch.set_num_threads(threads())
     leaf = partial(torch.tensor, requires_grad=True, dtype=torch.float64)
     return Library(
-        _by_tape(leaf), torch, torch.tensor, leaf, torch.nn, torch.optim, lambda p, array: p.data.copy_(torch.tensor(array))
+        _by_tape(leaf),
+        torch,
+        torch.tensor,
+        leaf,
+        torch.nn,
+        torch.optim,
+        lambda p, array: p.data.copy_(torch.tensor(array)),
     )
 
 

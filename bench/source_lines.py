@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import autograd_geo as ag
 import numpy as np
+
+import autograd_geo as ag
 from autograd_geo.eager import define
 
 from .harness import OURS, Work

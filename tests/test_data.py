@@ -126,9 +126,9 @@ def test_bad_table(tmp_path: Path, content: str | bytes, columns: list[str] | No
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing.csv: no such file, seen from .*; correct the path"):
+    with pytest.raises(DataError, match=r"missing.csv: no such file, seen from .*; correct the path"):
         read_table(tmp_path / "missing.csv")
-    with pytest.raises(DataError, match="cannot be read .*; give the path of a CSV file"):
+    with pytest.raises(DataError, match=r"cannot be read .*; give the path of a CSV file"):
         read_table(tmp_path)
 
 
@@ -256,9 +256,7 @@ def test_map_round_trip(tmp_path: Path) -> None:
 # --- scaling ---
 
 COLUMNS = st.integers(1, 3).flatmap(
-    lambda features: st.lists(
-        st.lists(NUMBERS, min_size=features, max_size=features), min_size=1, max_size=20
-    )
+    lambda features: st.lists(st.lists(NUMBERS, min_size=features, max_size=features), min_size=1, max_size=20)
 )
 
 

@@ -20,7 +20,8 @@ from autograd_geo.demo.lessons import chain_rule, worked_network, worked_network
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("AUTOGRAD_GEO_DATA", ROOT.parent / "shared" / "data" / "GeoDataSets"))
 needs_real_wells = pytest.mark.skipif(
-    not (REAL / "12_sample_data.csv").exists(), reason="the real wells are not here; set AUTOGRAD_GEO_DATA to their folder"
+    not (REAL / "12_sample_data.csv").exists(),
+    reason="the real wells are not here; set AUTOGRAD_GEO_DATA to their folder",
 )
 
 
@@ -98,8 +99,12 @@ def quick_study(*args: object, **kwargs: object) -> porosity.Study:
     s.models = [
         porosity.Model("constant (training mean)", 1, lambda a: np.full_like(a, s.train[1].mean())),
         porosity.Model("linear regression", 2, lambda a: -0.8 * a),
-        porosity._train(s, "the lecture's network", porosity.lecture_network, 0, False, epochs=1, batch_size=50, lr=0.001),
-        porosity._train(s, "network of 8 tanh units", porosity.smooth_network, 0, False, epochs=1, batch_size=50, lr=0.02),
+        porosity._train(
+            s, "the lecture's network", porosity.lecture_network, 0, False, epochs=1, batch_size=50, lr=0.001
+        ),
+        porosity._train(
+            s, "network of 8 tanh units", porosity.smooth_network, 0, False, epochs=1, batch_size=50, lr=0.02
+        ),
     ]
     for m in s.models:
         m.train, m.test = (float(np.mean((m.predict(a) - b) ** 2)) for a, b in (s.train, s.test))
@@ -117,7 +122,15 @@ def test_command_prints_everything_and_writes_the_report(tmp_path: Path, capsys:
     out = tmp_path / "new" / "report"
     assert main(["demo", "--out", str(out), "--quiet"]) == 0
     text = capsys.readouterr().out
-    for part in ("∂f/∂b = 2·b", "∂g/∂c = 3·c²", "w56", "-5.9871e-01", "linear regression", "A simple model wins", "100 x 100"):
+    for part in (
+        "∂f/∂b = 2·b",
+        "∂g/∂c = 3·c²",
+        "w56",
+        "-5.9871e-01",
+        "linear regression",
+        "A simple model wins",
+        "100 x 100",
+    ):
         assert part in text
     assert sorted(p.name for p in out.iterdir()) == ["fit.png", "graph.svg", "loss.png", "map.png", "report.html"]
     page = (out / "report.html").read_text("utf-8")
@@ -212,7 +225,9 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "autograd-geo" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [[], ["dmeo"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"], ["demo", "--nonsense"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["dmeo"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"], ["demo", "--nonsense"]]
+)
 def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -227,5 +242,7 @@ def test_interrupt_and_module_entry(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("autograd_geo.demo.run", interrupted)
     assert main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
-    version = subprocess.run([sys.executable, "-m", "autograd_geo", "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [sys.executable, "-m", "autograd_geo", "--version"], capture_output=True, text=True, check=True
+    )
     assert version.stdout.startswith("autograd-geo ")

@@ -161,7 +161,11 @@ def test_cross_entropy() -> None:
     assert nn.cross_entropy(logits, classes).item() == pytest.approx(expected, rel=1e-12)
     gradient = ag.grad(lambda a: nn.CrossEntropyLoss()(a, classes))(logits).numpy()
     np.testing.assert_allclose(gradient, (p - np.eye(3)[classes]) / 4, atol=1e-15)
-    for wrong, error in (((logits, [0, 1]), ValueError), ((logits, [0.0] * 4), TypeError), ((logits, [0, 1, 2, 3]), IndexError)):
+    for wrong, error in (
+        ((logits, [0, 1]), ValueError),
+        ((logits, [0.0] * 4), TypeError),
+        ((logits, [0, 1, 2, 3]), IndexError),
+    ):
         with pytest.raises(error, match="cross_entropy"):
             nn.cross_entropy(*wrong)
 

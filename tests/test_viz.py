@@ -24,7 +24,15 @@ def example(**options: Any) -> ag.Tensor:
 def test_text_of_the_first_lecture() -> None:
     f = example()
     lines = backward_text(f).splitlines()
-    assert lines[:7] == ["forward", "  x = -2", "  y = 5", "  z = -4", "  a = x + y = 3", "  b = a × z = -12", "  f = b ^ 2 = 144"]
+    assert lines[:7] == [
+        "forward",
+        "  x = -2",
+        "  y = 5",
+        "  z = -4",
+        "  a = x + y = 3",
+        "  b = a × z = -12",
+        "  f = b ^ 2 = 144",
+    ]
     assert "  ∂f/∂b ← ∂f/∂f · ∂f/∂b = 1 · (-24) = -24,  ∂f/∂b = 2·b" in lines
     assert "  ∂f/∂z ← ∂f/∂b · ∂b/∂z = -24 · 3 = -72,  ∂b/∂z = a" in lines
     assert lines[-3:] == ["  z.grad = -72", "  x.grad = 96", "  y.grad = 96"]

@@ -53,9 +53,7 @@ class Reservoir:
     cell: float  #: side of a cell, m
 
 
-def synthetic_reservoir(
-    shape: tuple[int, int] = (100, 100), seed: int = 73073, cell: float = 10.0
-) -> Reservoir:
+def synthetic_reservoir(shape: tuple[int, int] = (100, 100), seed: int = 73073, cell: float = 10.0) -> Reservoir:
     """A reservoir of `shape` cells of side `cell` in metres, reproducible from `seed`.
 
     Facies truncate a Gaussian random field; porosity varies about each facies' mean; impedance follows from
@@ -106,9 +104,7 @@ def sample_wells(reservoir: Reservoir, n: int = 480, seed: int = 73073) -> Table
     return Table(columns, f"{n} synthetic wells, seed {seed}")
 
 
-def _random_field(
-    shape: tuple[int, int], reach: float, power: float, generator: Generator
-) -> NDArray[np.float64]:
+def _random_field(shape: tuple[int, int], reach: float, power: float, generator: Generator) -> NDArray[np.float64]:
     """A Gaussian random field of `shape`, mean 0 and variance 1, correlated by exp(-3 (h / reach)^power).
 
     Distances h and `reach` are in cells; power 1 is the exponential model, 2 the Gaussian one. By FFT on a

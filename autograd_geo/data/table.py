@@ -193,7 +193,7 @@ def _chosen(path: _Path, header: list[str], columns: Sequence[str] | None) -> di
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path}, row 1: has more than one column {name!r}; rename all but one")
-    if not names or columns is None and all(_parsed(name) is not None for name in names):
+    if not names or (columns is None and all(_parsed(name) is not None for name in names)):
         raise DataError(
             f"{path}, row 1: has {_quoted(names[0]) if names else 'nothing'} where column names belong; "
             "write a header above the numbers, or read a grid without one with read_map"

@@ -42,7 +42,8 @@ def run(
     say(table_text(result))
     predicted = result.predict(result.best, grid)
     rows, columns = grid.shape
-    say(f"\n4. The map of {rows} x {columns}: porosity {predicted.min():.3f} to {predicted.max():.3f}, mean {predicted.mean():.3f}")
+    span = f"{predicted.min():.3f} to {predicted.max():.3f}, mean {predicted.mean():.3f}"
+    say(f"\n4. The map of {rows} x {columns}: porosity {span}")
     if out is not None:
         write_files(report_files(result, grid), out)
         say(f"\nThe report is in {out / 'report.html'}")

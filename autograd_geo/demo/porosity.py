@@ -56,7 +56,9 @@ class Study:
 
 def _linear(inputs: int, outputs: int, generator: random.Generator) -> nn.Linear:
     init = nn.init
-    return nn.Linear(inputs, outputs, initialize=init.normalized_xavier, initialize_bias=init.zeros, generator=generator)
+    return nn.Linear(
+        inputs, outputs, initialize=init.normalized_xavier, initialize_bias=init.zeros, generator=generator
+    )
 
 
 def lecture_network(generator: random.Generator) -> nn.Module:

@@ -14,7 +14,6 @@ import numpy as np
 from ..op import functions
 
 
-
 @cache
 def _table() -> dict[Any, Callable[..., Any]]:
     """NumPy's function -> ours, wherever the names agree."""

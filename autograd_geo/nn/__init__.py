@@ -1,5 +1,6 @@
 """Networks: modules, layers, losses, initial weights. PyTorch's names."""
 
+from ..tensor import Parameter
 from . import init
 from .layers import (
     ELU,
@@ -20,7 +21,7 @@ from .layers import (
     Tanh,
 )
 from .loss import CrossEntropyLoss, MSELoss, cross_entropy, mse_loss
-from .module import Module, Parameter
+from .module import Module
 
 __all__ = [
     "ELU", "GELU", "Activation", "BinaryStep", "CrossEntropyLoss", "Identity", "LeakyReLU", "Linear", "LogSigmoid",

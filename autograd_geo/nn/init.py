@@ -29,7 +29,7 @@ def xavier(shape: tuple[int, ...], dtype: Any, generator: random.Generator) -> A
 
 
 def normalized_xavier(shape: tuple[int, ...], dtype: Any, generator: random.Generator) -> Array:
-    """Uniform in ±sqrt(6/(n + m)), n inputs, m outputs (Glorot and Bengio, 2010, eq. 16); PyTorch's `xavier_uniform_`."""
+    """Uniform in ±sqrt(6/(n + m)), m outputs (Glorot and Bengio, 2010, eq. 16); PyTorch's `xavier_uniform_`."""
     bound = math.sqrt(6 / sum(fans(shape)))
     return generator.uniform(shape, -bound, bound, dtype)
 

@@ -14,6 +14,7 @@ from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
 
+
 class Linear(Module):
     """A dense layer, x @ weight.T + bias.
 
@@ -25,7 +26,8 @@ class Linear(Module):
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *,
-        initialize: init.Initializer = init.xavier, initialize_bias: init.Initializer | None = None, dtype: Any = np.float64, generator: random.Generator | None = None,
+        initialize: init.Initializer = init.xavier, initialize_bias: init.Initializer | None = None,
+        dtype: Any = np.float64, generator: random.Generator | None = None,
     ) -> None:  # fmt: skip
         if in_features < 1 or out_features < 1:
             raise ValueError(f"Linear needs at least one input and one output, not {in_features} and {out_features}")
@@ -40,7 +42,9 @@ class Linear(Module):
     def forward(self, x: Any) -> Tensor:
         shape = x.shape if isinstance(x, Tensor) else np.shape(x)
         if shape[-1:] != (self.in_features,):
-            raise ValueError(f"Linear expects {self.in_features} features on the last axis, the input has shape {shape}")
+            raise ValueError(
+                f"Linear expects {self.in_features} features on the last axis, the input has shape {shape}"
+            )
         y = functions["dense"](x, self.weight)
         return y if self.bias is None else y + self.bias
 
@@ -82,7 +86,9 @@ class Activation(Module):
 
 
 def _activation(name: str, function: str) -> type[Activation]:
-    return type(name, (Activation,), {"function": function, "__module__": __name__, "__doc__": functions[function].__doc__})
+    return type(
+        name, (Activation,), {"function": function, "__module__": __name__, "__doc__": functions[function].__doc__}
+    )
 
 
 Sigmoid = _activation("Sigmoid", "sigmoid")

@@ -30,7 +30,9 @@ def cross_entropy(logits: Any, classes: Any) -> Tensor:
     if labels.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: classes are integers, not {labels.dtype}")
     if labels.size and not 0 <= labels.min() <= labels.max() < np.shape(logits)[1]:
-        raise IndexError(f"cross_entropy: classes run from 0 to {np.shape(logits)[1] - 1}, here {labels.min()}..{labels.max()}")
+        raise IndexError(
+            f"cross_entropy: classes run from 0 to {np.shape(logits)[1] - 1}, here {labels.min()}..{labels.max()}"
+        )
     chosen = functions["take_along_axis"](functions["log_softmax"](logits), labels[:, None], 1)
     return -functions["mean"](chosen)
 

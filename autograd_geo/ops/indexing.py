@@ -115,7 +115,7 @@ def _write(x: Tensor, index: Any, value: Any) -> None:
     x.assign(target)
 
 
-Tensor.__setitem__ = _write  # type: ignore[method-assign]
+Tensor.__setitem__ = _write
 
 
 def _untake(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:

@@ -36,7 +36,8 @@ _einsum = multilinear(
     samples=(
         sample((3, 4), (4, 2), subscripts="ij,jk"), sample((3, 3), subscripts="ii"), sample((3, 3), subscripts="ii->i"),
         sample((2, 3), (3, 4), (4, 2), subscripts="ij,jk,kl->il"), sample((2, 3, 4), subscripts="...ij->...ji"),
-        sample((2, 3), (3,), subscripts="ij,j->i"), sample((3, 4), subscripts="ij->"), sample((3,), (4,), subscripts="i,j->ji"),
+        sample((2, 3), (3,), subscripts="ij,j->i"), sample((3, 4), subscripts="ij->"),
+        sample((3,), (4,), subscripts="i,j->ji"),
         sample((2, 3, 4), (2, 4, 5), subscripts="bij,bjk->bik"), sample((2, 3, 3), (3,), subscripts="...ii,i->..."),
         sample((2, 3, 4), (5, 3, 4), subscripts="aij,bij->ba"), sample((2, 3), (4,), subscripts="ij,k->i"),
     ),
@@ -77,7 +78,7 @@ def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Tensor:
 
 @composite()
 def dot(x: Any, y: Any) -> Tensor:
-    """NumPy's dot: inner product of vectors, matrix product of matrices, else over x's last and y's second-last axis."""
+    """NumPy's dot: inner product of vectors, matrix product of matrices, else over x's last and y's second-last."""
     m, n = np.ndim(x), np.ndim(y)
     if m == 0 or n == 0:
         return multiply(x, y)
@@ -96,4 +97,3 @@ def outer(x: Any, y: Any) -> Tensor:
 def trace(x: Any) -> Tensor:
     """Sum of the diagonal of the last two axes."""
     return _einsum(x, subscripts="...ii->...")
-

@@ -38,7 +38,7 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 @linear(_spread, samples=_axes, symbol="Σ", latex=r"\textstyle\sum")
 def sum(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Sum over `axis`."""
-    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+    return x.sum(axis=axis, keepdims=keepdims)
 
 
 @linear(
@@ -50,7 +50,7 @@ def mean(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     count = _count(x.shape, axis)
     if count == 0:
         raise ValueError("the mean of no elements is undefined")
-    return np.add.reduce(x, axis=axis, keepdims=keepdims) / (x.dtype.type(count) if x.dtype.kind == "f" else count)
+    return x.sum(axis=axis, keepdims=keepdims) / (x.dtype.type(count) if x.dtype.kind == "f" else count)
 
 
 @linear(

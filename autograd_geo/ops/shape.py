@@ -14,8 +14,12 @@ from ..tensor import Tensor
 Axes = int | tuple[int, ...]
 
 
-@linear(lambda g, shape: np.reshape(g, shape), samples=(sample((3, 4), newshape=(2, 6)), sample((6,), newshape=(-1, 2))),
-        method=False, reference="np.reshape(x, newshape)")  # fmt: skip
+@linear(
+    lambda g, shape: np.reshape(g, shape),
+    samples=(sample((3, 4), newshape=(2, 6)), sample((6,), newshape=(-1, 2))),
+    method=False,
+    reference="np.reshape(x, newshape)",
+)
 def _reshape(x: Any, /, newshape: tuple[int, ...]) -> Any:
     """See `reshape`."""
     return np.reshape(x, newshape)
@@ -37,9 +41,14 @@ def ravel(x: Any) -> Tensor:
 flatten = ravel
 
 
-@linear(lambda g, axes: np.transpose(g, None if axes is None else tuple(np.argsort(axes))),
-        samples=(sample((3, 4)), sample((2, 3, 4), axes=(1, 2, 0))), latex=r"(\cdot)^{\top}", symbol="ᵀ",
-        method=False, reference="np.transpose(x, axes)")  # fmt: skip
+@linear(
+    lambda g, axes: np.transpose(g, None if axes is None else tuple(np.argsort(axes))),
+    samples=(sample((3, 4)), sample((2, 3, 4), axes=(1, 2, 0))),
+    latex=r"(\cdot)^{\top}",
+    symbol="ᵀ",
+    method=False,
+    reference="np.transpose(x, axes)",
+)
 def _transpose(x: Any, /, axes: tuple[int, ...] | None = None) -> Any:
     """See `transpose`."""
     return np.transpose(x, axes)
@@ -53,8 +62,10 @@ def transpose(x: Any, *axes: Any) -> Tensor:
     return _transpose(x, tuple(int(a) % ndim for a in given) if given else None)
 
 
-@linear(lambda g, source, destination: np.moveaxis(g, destination, source),
-        samples=(sample((2, 3, 4), source=0, destination=-1), sample((2, 3, 4), source=(0, 1), destination=(1, 2))))  # fmt: skip
+@linear(
+    lambda g, source, destination: np.moveaxis(g, destination, source),
+    samples=(sample((2, 3, 4), source=0, destination=-1), sample((2, 3, 4), source=(0, 1), destination=(1, 2))),
+)
 def moveaxis(x: Any, /, source: Axes, destination: Axes) -> Any:
     """Axes moved to new positions, the others kept in order."""
     return np.moveaxis(x, source, destination)
@@ -86,8 +97,12 @@ def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     return np.reshape(np.sum(g, axis=axes, keepdims=True), shape)
 
 
-@linear(_unbroadcast, samples=(sample((3, 1), to=(2, 3, 4)), sample((4,), to=(3, 4)), sample((), to=(2, 2))),
-        method=False, reference="np.broadcast_to(x, to)")  # fmt: skip
+@linear(
+    _unbroadcast,
+    samples=(sample((3, 1), to=(2, 3, 4)), sample((4,), to=(3, 4)), sample((), to=(2, 2))),
+    method=False,
+    reference="np.broadcast_to(x, to)",
+)
 def _broadcast_to(x: Any, /, to: tuple[int, ...]) -> Any:
     """See `broadcast_to`."""
     return np.broadcast_to(x, to)
@@ -99,8 +114,12 @@ def broadcast_to(x: Any, shape: Any) -> Tensor:
     return _broadcast_to(x, (shape,) if isinstance(shape, int) else tuple(shape))
 
 
-@linear(lambda g, shape: g.astype(g.dtype), samples=(sample((3,), dtype="float64"),), method=False,
-        reference="x.astype(dtype)")  # fmt: skip
+@linear(
+    lambda g, shape: g.astype(g.dtype),
+    samples=(sample((3,), dtype="float64"),),
+    method=False,
+    reference="x.astype(dtype)",
+)
 def _astype(x: Any, /, dtype: Any) -> Any:
     """See `astype`."""
     return np.asarray(x).astype(dtype)
@@ -124,8 +143,12 @@ def _part(g: Any, k: int, shapes: Sequence[tuple[int, ...]], axis: int) -> Any:
     return g[(slice(None),) * axis + (slice(start, start + shapes[k][axis]),)]
 
 
-@custom(arrays=_part, samples=(sample((2, 3), (4, 3)), sample((2, 3), (2, 1), (2, 2), axis=-1)), method=False,
-        reference="np.concatenate(arrays, axis)")  # fmt: skip
+@custom(
+    arrays=_part,
+    samples=(sample((2, 3), (4, 3)), sample((2, 3), (2, 1), (2, 2), axis=-1)),
+    method=False,
+    reference="np.concatenate(arrays, axis)",
+)
 def _concatenate(*arrays: Any, axis: int = 0) -> Any:
     """See `concatenate`."""
     return np.concatenate(arrays, axis)
@@ -139,8 +162,12 @@ def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Tensor:
     return _concatenate(*arrays, axis=axis)
 
 
-@custom(arrays=lambda g, k, axis: np.moveaxis(g, axis, 0)[k], samples=(sample((3,), (3,)), sample((2, 3), (2, 3), axis=-1)),
-        method=False, reference="np.stack(arrays, axis)")  # fmt: skip
+@custom(
+    arrays=lambda g, k, axis: np.moveaxis(g, axis, 0)[k],
+    samples=(sample((3,), (3,)), sample((2, 3), (2, 3), axis=-1)),
+    method=False,
+    reference="np.stack(arrays, axis)",
+)
 def _stack(*arrays: Any, axis: int = 0) -> Any:
     """See `stack`."""
     return np.stack(arrays, axis)
@@ -178,8 +205,12 @@ def _untile(g: Any, shape: tuple[int, ...], reps: tuple[int, ...]) -> Any:
     return np.reshape(np.sum(np.reshape(g, pairs), axis=tuple(range(0, 2 * ndim, 2))), shape)
 
 
-@linear(_untile, samples=(sample((3,), reps=(2,)), sample((2, 3), reps=(2, 2)), sample((3,), reps=(2, 2))), method=False,
-        reference="np.tile(x, reps)")  # fmt: skip
+@linear(
+    _untile,
+    samples=(sample((3,), reps=(2,)), sample((2, 3), reps=(2, 2)), sample((3,), reps=(2, 2))),
+    method=False,
+    reference="np.tile(x, reps)",
+)
 def _tile(x: Any, /, reps: tuple[int, ...]) -> Any:
     """See `tile`."""
     return np.tile(x, reps)
@@ -199,8 +230,12 @@ def _unrepeat(g: Any, shape: tuple[int, ...], repeats: Any, axis: int) -> Any:
     return np.moveaxis(np.tensordot(owner.astype(g.dtype), g, axes=(1, axis)), 0, axis)
 
 
-@linear(_unrepeat, samples=(sample((3,), repeats=2, axis=0), sample((2, 3), repeats=(1, 0, 2), axis=1)), method=False,
-        reference="np.repeat(x, repeats, axis)")  # fmt: skip
+@linear(
+    _unrepeat,
+    samples=(sample((3,), repeats=2, axis=0), sample((2, 3), repeats=(1, 0, 2), axis=1)),
+    method=False,
+    reference="np.repeat(x, repeats, axis)",
+)
 def _repeat(x: Any, /, repeats: Any, axis: int) -> Any:
     """See `repeat`."""
     return np.repeat(x, repeats, axis)
@@ -229,8 +264,10 @@ def _rolled(x: Any, shift: Axes, axis: Axes | None) -> Any:
     return np.concatenate((x[(*lead, slice(cut, None))], x[(*lead, slice(cut))]), len(lead))
 
 
-@linear(lambda g, shift, axis: _rolled(g, tuple(-s for s in shift) if isinstance(shift, tuple) else -shift, axis),
-        samples=(sample((5,), shift=2), sample((3, 4), shift=-1, axis=1), sample((3, 4), shift=(1, 2), axis=(0, 1))))  # fmt: skip
+@linear(
+    lambda g, shift, axis: _rolled(g, tuple(-s for s in shift) if isinstance(shift, tuple) else -shift, axis),
+    samples=(sample((5,), shift=2), sample((3, 4), shift=-1, axis=1), sample((3, 4), shift=(1, 2), axis=(0, 1))),
+)
 def roll(x: Any, /, shift: Axes, axis: Axes | None = None) -> Any:
     """Elements shifted along `axis`, those that leave at the end coming back at the start."""
     return _rolled(x, shift, axis)
@@ -253,10 +290,16 @@ def _unpad(g: Any, shape: tuple[int, ...], pad_width: Any, mode: str) -> Any:
 
 @linear(
     _unpad,
-    samples=(sample((3,), pad_width=1), sample((3, 4), pad_width=((1, 2), (0, 1))), sample((4,), pad_width=2, mode="edge"),
-             sample((4, 3), pad_width=1, mode="reflect"), sample((4,), pad_width=(1, 2), mode="wrap")),
-    method=False, reference="np.pad(x, pad_width, mode)",
-)  # fmt: skip
+    samples=(
+        sample((3,), pad_width=1),
+        sample((3, 4), pad_width=((1, 2), (0, 1))),
+        sample((4,), pad_width=2, mode="edge"),
+        sample((4, 3), pad_width=1, mode="reflect"),
+        sample((4,), pad_width=(1, 2), mode="wrap"),
+    ),
+    method=False,
+    reference="np.pad(x, pad_width, mode)",
+)
 def _pad(x: Any, /, pad_width: Any, mode: str = "constant") -> Any:
     """See `pad`."""
     return np.pad(x, pad_width, mode=mode)  # type: ignore[call-overload]

@@ -107,7 +107,9 @@ class Adam(Optimizer):
     ) -> None:  # fmt: skip
         super().__init__(parameters, lr)
         if not all(0 <= b < 1 for b in betas) or eps < 0 or weight_decay < 0:
-            raise ValueError(f"betas must be in [0, 1), eps and weight_decay >= 0; not {betas}, {eps!r}, {weight_decay!r}")
+            raise ValueError(
+                f"betas must be in [0, 1), eps and weight_decay >= 0; not {betas}, {eps!r}, {weight_decay!r}"
+            )
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
     def update(self, value: Any, grad: Any, state: State, out: Any) -> Any:

@@ -93,7 +93,9 @@ def _derivatives(last: Entry) -> tuple[dict[Entry, Any], dict[tuple[Entry, int],
             cotangents.setdefault(entry.inputs[k], contribution)
             symbols, value = local_derivative(entry, k, named)
             small = value is not None and type(value_of(entry)) is float
-            texts[entry, k] = f"{symbols} = {number(float(value))}" if small and symbols != number(float(value)) else symbols
+            texts[entry, k] = (
+                f"{symbols} = {number(float(value))}" if small and symbols != number(float(value)) else symbols
+            )
         elif kind is Accumulate:
             cotangents[fields[0]] = fields[2]
     return cotangents, texts
@@ -101,14 +103,21 @@ def _derivatives(last: Entry) -> tuple[dict[Entry, Any], dict[tuple[Entry, int],
 
 def _card(entry: Entry, last: Entry, named: dict[Entry, str], cotangent: Any) -> str:
     color = _OUTPUT if entry is last else _INNER if entry.op is not None else _LEAF if entry.state else _CONSTANT
-    symbol = "" if entry.op is None else f'<td border="0" rowspan="3"><font point-size="15">{_escape(entry.op.symbol)}</font></td>'
+    symbol = (
+        ""
+        if entry.op is None
+        else f'<td border="0" rowspan="3"><font point-size="15">{_escape(entry.op.symbol)}</font></td>'
+    )
     gradient = "gradient not computed" if cotangent is None else f"gradient {number(cotangent)}"
     if not entry.state:
         gradient = "constant"
     rows = [f"<b>{_escape(named[entry])}</b>", _escape(number(value_of(entry))), _escape(gradient)]
     cells = [f'<td border="0" align="left">{row}</td>' for row in rows]
     body = f"<tr>{symbol}{cells[0]}</tr>" + "".join(f"<tr>{cell}</tr>" for cell in cells[1:])
-    return f'<<table border="1" cellborder="0" cellspacing="0" cellpadding="3" color="#888888" bgcolor="{color}" style="rounded">{body}</table>>'
+    style = (
+        f'border="1" cellborder="0" cellspacing="0" cellpadding="3" color="#888888" bgcolor="{color}" style="rounded"'
+    )
+    return f"<<table {style}>{body}</table>>"
 
 
 def _escape(text: str) -> str:

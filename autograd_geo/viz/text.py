@@ -32,7 +32,7 @@ def local_derivative(entry: Entry, k: int, named: dict[Entry, str]) -> tuple[str
     if rule.partial is None:
         return rule.label, None
     inputs = dict(zip(op.inputs, entry.inputs, strict=True))
-    literals = {x: i for x, i in inputs.items() if not isinstance(i, Entry)}
+    literals: dict[str, Any] = {x: i for x, i in inputs.items() if not isinstance(i, Entry)}
     symbols = {x: named[i] for x, i in inputs.items() if isinstance(i, Entry)} | {"z": named[entry]}
     text = expr.label(expr.simplify(rule.partial, {**entry.attrs, **literals}), symbols)
     one = 1.0 if type(value_of(entry)) is float else strong(value_of(entry)) * 0 + 1
@@ -52,7 +52,11 @@ def backward_text(output: Tensor, of: str | None = None) -> str:
     lines = ["forward"]
     for entry in history(last):
         value = number(value_of(entry))
-        lines.append(f"  {named[entry]} = {value}" if entry.op is None else f"  {named[entry]} = {formula(entry, named)} = {value}")
+        lines.append(
+            f"  {named[entry]} = {value}"
+            if entry.op is None
+            else f"  {named[entry]} = {formula(entry, named)} = {value}"
+        )
     lines.append("backward")
     for kind, fields in events(last, 1.0, retain=True, again=True):
         if kind is Seed:
@@ -68,7 +72,9 @@ def backward_text(output: Tensor, of: str | None = None) -> str:
         elif kind is Accumulate:
             entry, contribution, total = fields
             before = number(strong(total) - contribution)
-            lines.append(f"  ∂{top}/∂{named[entry]}: paths meet, {before} + {_signed(number(contribution))} = {number(total)}")
+            lines.append(
+                f"  ∂{top}/∂{named[entry]}: paths meet, {before} + {_signed(number(contribution))} = {number(total)}"
+            )
         elif kind is Write:
             entry, g = fields
             lines.append(f"  {named[entry]}.grad = {number(g)}")
