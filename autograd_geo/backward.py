@@ -52,8 +52,8 @@ Event: TypeAlias = Seed | Local | Accumulate | Write
 
 def events(
     output: Entry, seed: Any, *, retain: bool = False, traced: bool = False, since: int = 0, again: bool = False
-) -> Iterator[tuple[type[Event], tuple[Any, ...]]]:
-    """The reverse pass from `output` with cotangent `seed`, one event at a time, as (kind, fields).
+) -> Iterator[tuple[Any, ...]]:
+    """The reverse pass from `output` with cotangent `seed`, one event at a time, as (kind, *fields).
 
     `kind(*fields)` is the event; most are never looked at, and making one costs more than what it reports.
 
@@ -63,7 +63,7 @@ def events(
     """
     order, cotangents = tape(output, since, again)
     cotangents[output] = seed
-    yield Seed, (output, seed)
+    yield Seed, output, seed
     for entry in order:
         g = cotangents.pop(entry)
         if g is None:
@@ -93,7 +93,7 @@ def events(
                     c = fit(c, entry, k, source)
             elif type(c) is not np.ndarray or c.shape != spec[0] or c.dtype is not spec[1]:
                 c = fit(c, entry, k, source)
-            yield Local, (entry, k, g, c)
+            yield Local, entry, k, g, c
             if before is None:
                 cotangents[source] = c
             else:
@@ -101,7 +101,7 @@ def events(
                 if type(total) is not float and type(total) is not np.ndarray and not traced:
                     total = as_value(total)
                 cotangents[source] = total
-                yield Accumulate, (source, c, total)
+                yield Accumulate, source, c, total
         if end:
             cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
         elif not retain:
@@ -111,7 +111,7 @@ def events(
                 consume(entry)
     for entry, g in cotangents.items():
         if g is not None:
-            yield Write, (entry, g)
+            yield Write, entry, g
 
 
 _ELSEWHERE = object()  # says that an input is a number, a constant, or not part of this pass
@@ -162,15 +162,15 @@ def backward(
     if create_graph:
         seed = gradient if isinstance(gradient, Tensor) else wrap(seed)
         with enable_grad():
-            for kind, fields in events(entry, seed, retain=retain, traced=True):
-                if kind is Write:
-                    leaf, g = fields
+            for event in events(entry, seed, retain=retain, traced=True):
+                if event[0] is Write:
+                    _, leaf, g = event
                     leaf = leaf.root or leaf
                     leaf.grad = g if leaf.grad is None else leaf.grad + g
         return
-    for kind, fields in events(entry, seed, retain=retain):
-        if kind is Write:
-            leaf, g = fields
+    for event in events(entry, seed, retain=retain):
+        if event[0] is Write:
+            _, leaf, g = event
             leaf = leaf.root or leaf
             leaf.grad = wrap(g if leaf.grad is None else as_value(leaf.grad._value + g))
 

@@ -110,6 +110,7 @@ def tape(output: Entry, since: int = 0, again: bool = False) -> tuple[list[Entry
     with `again`, only where that let go of something.
     """
     order = [] if output.op is None else [output]
+    number, in_order = output.number, True
     live: dict[Any, Any] = {output: None}
     for entry in order:  # grows while it is walked
         if entry.state == CONSUMED and not (again and entry.inputs):
@@ -122,7 +123,10 @@ def tape(output: Entry, since: int = 0, again: bool = False) -> tuple[list[Entry
                 live[source] = None
                 if source.op is not None:
                     order.append(source)
-    order.sort(key=_number, reverse=True)
+                    in_order = in_order and source.number < number
+                    number = source.number
+    if not in_order:
+        order.sort(key=_number, reverse=True)
     return order, live
 
 

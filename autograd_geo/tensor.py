@@ -326,7 +326,8 @@ def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, name: s
     t = _new(Tensor)
     t._value = value
     if requires_grad:
-        _check_floating(value)
+        if type(value) is not float:
+            _check_floating(value)
         code, lasti = caller(2)
         t._entry = leaf(value, ACTIVE, name, code, lasti)
     else:

@@ -71,7 +71,7 @@ def _pull(
     traced = outer and _reaches_outside(tape(entry, since)[1], set(entries), since)
     with enable_grad():
         passed = events(entry, wrap(seed) if traced else seed, retain=retain or traced, traced=traced, since=since)
-        found = {entry: g for kind, (entry, g, *_) in passed if kind is Write}
+        found = {event[1]: event[2] for event in passed if event[0] is Write}
     cotangents = [found.get(e) for e in entries]
     return [
         _zeros(v) if c is None else c if isinstance(c, Tensor) else wrap(c)

@@ -85,7 +85,7 @@ def _derivatives(last: Entry) -> tuple[dict[Entry, Any], dict[tuple[Entry, int],
     if not last.state or last.shape:
         return cotangents, texts
     named = names(last)
-    for kind, fields in events(last, 1.0, retain=True, again=True):
+    for kind, *fields in events(last, 1.0, retain=True, again=True):
         if kind is Seed:
             cotangents[fields[0]] = fields[1]
         elif kind is Local:

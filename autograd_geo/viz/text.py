@@ -58,7 +58,7 @@ def backward_text(output: Tensor, of: str | None = None) -> str:
             else f"  {named[entry]} = {formula(entry, named)} = {value}"
         )
     lines.append("backward")
-    for kind, fields in events(last, 1.0, retain=True, again=True):
+    for kind, *fields in events(last, 1.0, retain=True, again=True):
         if kind is Seed:
             lines.append(f"  ∂{top}/∂{top} = 1")
         elif kind is Local:
