@@ -19,7 +19,7 @@ import numpy as np
 
 from . import expr
 from .contract import Transposed, choose, constants, contract, explicit, transposed
-from .eager import define, eager_function
+from .eager import Lines, define, eager_function
 from .op import (
     OPERATORS,
     Function,
@@ -61,7 +61,7 @@ _READERS = {"_float64": np.float64, "_wrap": wrap, "_Entry": Entry}
 
 
 def _rule_function(
-    name: str, k: int, inputs: Sequence[str], attrs: Iterable[str], asks: Iterable[str], body: Sequence[str],
+    name: str, k: int, inputs: Sequence[str], attrs: Iterable[str], asks: Iterable[str], body: Lines,
     read: str, namespace: Mapping[str, Any],
 ) -> Function:  # fmt: skip
     """A function of (g, entry) that binds what a rule asks for by name, then runs its body."""
@@ -82,21 +82,25 @@ def _rule_function(
             lines.append(f"    k = {k}")
         elif ask != "g":
             raise ValueError(f"{name}: a rule may ask for g, z, shape, {', '.join([*inputs, *attrs])}; not {ask!r}")
-    lines += ["    " + line for line in body]
-    return define(name, "\n".join(lines) + "\n", {**namespace, **_READERS})
+    return define(
+        name, lambda: "\n".join([*lines, *("    " + line for line in body())]) + "\n", {**namespace, **_READERS}
+    )
 
 
 def _written_rule(name: str, k: int, x: str, inputs: Sequence[str], attrs: Iterable[str], rule: Function) -> Rule:
     """A rule from a Python function over the names it asks for; the same code serves arrays and tensors."""
     asks = list(inspect.signature(rule).parameters)
-    body = [f"return _rule({', '.join(asks)})"]
     attrs = list(attrs)
+
+    def body() -> list[str]:
+        return [f"return _rule({', '.join(asks)})"]
+
     raw, traced = (
         _rule_function(f"d{name}_d{x}", k, inputs, attrs, asks, body, read, {"_rule": rule})
         for read in (_STRONG, _LIFTED)
     )
     return Rule(
-        raw, _from_float(raw), traced, frozenset(asks) & {*inputs, "z"}, _partial_latex(name, x), f"∂{name}/∂{x}"
+        raw, _from_float(raw), traced, frozenset(asks) & {*inputs, "z"}, (_partial_latex(name, x), f"∂{name}/∂{x}")
     )
 
 
@@ -130,7 +134,7 @@ def pointwise(
     if stray:
         raise ValueError(f"op declaration {declaration!r}: no input is called {', '.join(sorted(stray))}")
     head = f"def _function({', '.join([*d.inputs, *d.attrs])}):\n    "
-    forward = define(d.name, head + "\n    ".join(expr.source(d.body)) + "\n", expr.NUMPY)
+    forward = define(d.name, lambda: head + "\n    ".join(expr.source(d.body)) + "\n", expr.NUMPY)
 
     rules: list[Rule | None] = []
     for k, x in enumerate(d.inputs):
@@ -141,27 +145,27 @@ def pointwise(
         product = expr.times(expr.Var("g"), partial)
         asks = sorted(expr.names_in(product))
         raw, scalar, traced = (
-            _rule_function(
-                f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, expr.source(product, codes=codes), read, namespace
-            )
+            _rule_function(f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, _lines(product, codes), read, namespace)
             for read, namespace, codes in (
-                (_STRONG, expr.NUMPY, {}),
-                (_HELD, expr.SCALAR, expr.FLOAT_CODES),
-                (_LIFTED, _TRACED, {}),
+                (_STRONG, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED, _TRACED, {})
             )
-        )
+        )  # fmt: skip
         needs = frozenset(asks) & {*d.inputs, "z"}
-        rules.append(Rule(raw, scalar, traced, needs, expr.latex(partial), expr.label(partial), partial))
+        rules.append(Rule(raw, scalar, traced, needs, partial=partial))
 
     op = Op(
         name=d.name, family="pointwise", inputs=d.inputs, attrs=d.attrs, forward=forward, rules=tuple(rules),
-        formula=expr.latex(d.body), symbol=symbol or d.name, reference=reference, surrogate=surrogate,
+        body=d.body, symbol=symbol or d.name, reference=reference, surrogate=surrogate,
         domain=domain if isinstance(domain, Mapping) else dict.fromkeys(d.inputs, domain),
     )  # fmt: skip
     function = _pointwise_function(op, d.body)
     function.__doc__ = _pointwise_doc(op, expr.label(d.body), doc)
     function.__module__ = _module_of_caller()
     return register(op, function, method)
+
+
+def _lines(node: expr.Node, codes: Mapping[str, str]) -> Lines:
+    return lambda: expr.source(node, codes=codes)
 
 
 # The functions of the expression language as recorded ops, which don't all exist yet when a rule is made.
@@ -172,7 +176,12 @@ def _pointwise_function(op: Op, body: expr.Node) -> TensorFunction:
     formula = expr.rename(body, {x: f"{x}_v" for x in op.inputs})
     attrs = [f"{k}={v!r}" for k, v in op.attrs.items()]
     namespace = {**expr.SCALAR, **{f"np_{k}": v for k, v in expr.NUMPY.items()}}
-    on_arrays, on_floats = (expr.source(formula, "z = ", codes) for codes in (expr.ARRAY_CODES, expr.FLOAT_CODES))
+
+    def on_arrays() -> list[str]:
+        return expr.source(formula, "z = ", expr.ARRAY_CODES)
+
+    def on_floats() -> list[str]:
+        return expr.source(formula, "z = ", expr.FLOAT_CODES)
 
     def function(order: Sequence[str]) -> TensorFunction:
         signature = ", ".join([*order, *(["*"] if attrs else []), *attrs])
@@ -226,7 +235,7 @@ def _function_of(op: Op, forward: Function, module: str) -> TensorFunction:
     named = [p if p.default is p.empty else p.replace(default=_Name(f"_default_{p.name}")) for p in parameters]
     signature = str(inspect.Signature(named))[1:-1]
     passed = ", ".join([*(f"{x}_v" for x in op.inputs), *(f"{k}={k}" for k in op.attrs)])
-    function = eager_function(op, signature, {"_forward": forward, **defaults}, [f"z = _forward({passed})"])
+    function = eager_function(op, signature, {"_forward": forward, **defaults}, lambda: [f"z = _forward({passed})"])
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__doc__, function.__module__ = forward.__doc__, module
     return function
@@ -266,7 +275,7 @@ def custom(
             if x not in rules:
                 return None
             made = _written_rule(name, k, x, () if variadic else operands, attrs, rules[x])
-            return replace(made, latex=latex[x]) if x in latex else made
+            return replace(made, text=(latex[x], made.label)) if x in latex else made
 
         op = Op(
             name=name, family="custom", inputs=operands, attrs=attrs, forward=forward, variadic=variadic,
@@ -300,13 +309,20 @@ def linear(
         asks = list(inspect.signature(transpose).parameters)
         constants, given = operands[1:], [*operands[1:], *attrs]
         text = f"def _function({', '.join(['g', *constants, 'shape', *attrs])}):\n    return _rule({', '.join(asks)})\n"
-        back = define(f"{name}.T", text, {"_rule": transpose})
+        back = define(f"{name}.T", lambda: text, {"_rule": transpose})
         raw = _rule_function(
-            f"d{name}", 0, operands, attrs, asks, [f"return _rule({', '.join(asks)})"], _STRONG, {"_rule": transpose}
+            f"d{name}",
+            0,
+            operands,
+            attrs,
+            asks,
+            lambda: [f"return _rule({', '.join(asks)})"],
+            _STRONG,
+            {"_rule": transpose},
         )
         again = f"return _rule({', '.join(['g', *constants, *(f'{k}={k}' for k in attrs)])})"
         raw_again = _rule_function(
-            f"d{name}.T", 0, ("_", *constants), attrs, given, [again], _STRONG, {"_rule": forward}
+            f"d{name}.T", 0, ("_", *constants), attrs, given, lambda: [again], _STRONG, {"_rule": forward}
         )
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
@@ -320,12 +336,12 @@ def linear(
         formula = latex or rf"\mathrm{{{name}}}".replace("_", r"\_")
         needs = frozenset(constants)
         no_rules = (None,) * len(constants)
-        rule = Rule(raw, _from_float(raw), traced, needs, rf"{formula}^{{\top}}", f"{name}ᵀ")
+        rule = Rule(raw, _from_float(raw), traced, needs, (rf"{formula}^{{\top}}", f"{name}ᵀ"))
         op = Op(
             name=name, family="linear", inputs=operands, attrs=attrs, forward=forward, rules=(rule, *no_rules),
             symbol=symbol or name, samples=tuple(samples), reference=reference,
         )  # fmt: skip
-        rule = Rule(raw_again, _from_float(raw_again), traced_again, needs, formula, name)
+        rule = Rule(raw_again, _from_float(raw_again), traced_again, needs, (formula, name))
         backward_op = Op(
             name=f"{name}.T", family="linear", inputs=("g", *constants), attrs={"shape": None, **attrs},
             forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ",
@@ -387,7 +403,7 @@ def multilinear(
 
         others = [x for j, x in enumerate(inputs) if j != k]
         needs = frozenset(inputs if variadic else others)
-        return Rule(raw, _from_float(raw), traced, needs, r" \, ".join(others) or "1", "·".join(others) or "1")
+        return Rule(raw, _from_float(raw), traced, needs, (r" \, ".join(others) or "1", "·".join(others) or "1"))
 
     op = Op(
         name=name, family="multilinear", inputs=inputs, attrs={} if signatures else {"subscripts": ""},
@@ -397,10 +413,10 @@ def multilinear(
     )  # fmt: skip
     module = _module_of_caller()
     if variadic:
-        function = eager_function(op, f"*{inputs[0]}, subscripts", {}, [])
+        function = eager_function(op, f"*{inputs[0]}, subscripts", {}, list)
     else:
         passed = ", ".join(f"{x}_v" for x in inputs)
-        function = eager_function(op, ", ".join(inputs), {"_forward": op.forward}, [f"z = _forward({passed})"])
+        function = eager_function(op, ", ".join(inputs), {"_forward": op.forward}, lambda: [f"z = _forward({passed})"])
     function.__doc__, function.__module__ = doc, module
     return register(op, function, method)
 

@@ -10,6 +10,7 @@ import linecache
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from .op import Op, apply, frozen
 from .tape import NO_ATTRS, Entry, caller, internal, next_number, recording
 from .tensor import Tensor, entry_of
 from .value import NUMBERS, SCALAR, Number, as_value
+
+Lines = Callable[[], Sequence[str]]
 
 _TEMPLATE = """\
 def _function({signature}):
@@ -75,16 +78,29 @@ _PIN = """\
 """
 
 
-def define(name: str, text: str, namespace: Mapping[str, Any]) -> Callable[..., Any]:
-    """Compile generated source, `def _function(...)`, under a name; tracebacks and debuggers can show it."""
+def define(name: str, text: Callable[[], str], namespace: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function from generated source, `def _function(...)`, that is written and compiled when it is first called.
+
+    Import would take several times as long otherwise; tracebacks and debuggers can show the source.
+    """
+    scope = dict(namespace)
+    function: Any = FunctionType(_first_call.__code__, scope, name)
+    scope["_function"], scope["_complete"] = function, lambda: _complete(function, name, text(), scope)
+    return function  # type: ignore[no-any-return]
+
+
+def _first_call(*args: Any, **kwargs: Any) -> Any:
+    _complete()  # type: ignore[call-arg]  # these are names in the scope of the function that runs this code
+    return _function(*args, **kwargs)  # type: ignore[name-defined]  # noqa: F821
+
+
+def _complete(function: Any, name: str, text: str, scope: dict[str, Any]) -> None:
     filename = f"<autograd_geo {name} {len(linecache.cache)}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    scope = dict(namespace)
     exec(compile(text, filename, "exec"), scope)
-    function: Any = scope["_function"]
-    function.__code__ = function.__code__.replace(co_name=name, co_qualname=name)
-    function.__name__ = function.__qualname__ = name
-    return function  # type: ignore[no-any-return]
+    written, scope["_function"] = scope["_function"], function
+    function.__defaults__, function.__kwdefaults__ = written.__defaults__, written.__kwdefaults__
+    function.__code__ = written.__code__.replace(co_name=name, co_qualname=name)
 
 
 def _source_of(operand: Any, value: Any) -> Entry | Number:
@@ -101,17 +117,22 @@ _RUNTIME = {
 
 
 def eager_function(
-    op: Op, signature: str, namespace: Mapping[str, Any], on_arrays: Sequence[str], on_floats: Sequence[str] = ()
+    op: Op, signature: str, namespace: Mapping[str, Any], on_arrays: Lines, on_floats: Lines = list
 ) -> Callable[..., Tensor]:
     """The eager function of an op, with this signature.
 
-    `on_arrays` and `on_floats` are statements that compute `z` from operands `x_v`; `namespace` is theirs.
+    `on_arrays` and `on_floats` return statements that compute `z` from operands `x_v`; `namespace` is theirs.
     """
-    namespace = {**namespace, **_RUNTIME, "_op": op}
+    return define(
+        op.name, lambda: _written(op, signature, on_arrays(), on_floats()), {**namespace, **_RUNTIME, "_op": op}
+    )
+
+
+def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequence[str]) -> str:
     attrs = _dict(op, "{0}")
     if op.variadic or not op.differentiable:
         operands = op.inputs[0] if op.variadic else f"({', '.join(op.inputs)},)"
-        return define(op.name, f"def _function({signature}):\n    return _apply(_op, {operands}, {attrs})\n", namespace)
+        return f"def _function({signature}):\n    return _apply(_op, {operands}, {attrs})\n"
     assert isinstance(op.rules, tuple)
     give_up = f"_apply(_op, ({', '.join(op.inputs)},), {attrs})"
     rules = {x: rule for x, rule in zip(op.inputs, op.rules, strict=True) if rule is not None}
@@ -119,7 +140,7 @@ def eager_function(
     def needed_by(name: str) -> str:
         return " or ".join(f"{x}_l" for x, rule in rules.items() if name in rule.needs)
 
-    text = _TEMPLATE.format(
+    return _TEMPLATE.format(
         signature=signature,
         unpack="".join(_UNPACK.format(x=x, apply=give_up) for x in op.inputs),
         compute=_compute(op.inputs, give_up, attrs, on_arrays, on_floats),
@@ -129,7 +150,6 @@ def eager_function(
         kept=f"z if {needed_by('z')} else None" if needed_by("z") else "None",
         pins="".join(_PIN.format(x=x, live=needed_by(x)) for x in op.inputs if needed_by(x)),
     )
-    return define(op.name, text, namespace)
 
 
 def _dict(op: Op, value: str) -> str:

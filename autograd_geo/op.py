@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .expr import Node
+from . import expr
 from .tape import ACTIVE, CONSTANT, Entry, caller, leaf, next_number, recording
 from .tensor import Tensor, entry_of, wrap
 from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
@@ -36,9 +36,18 @@ class Rule:
     scalar: Callable[[Value, Entry], Value]
     traced: Callable[[Tensor, Entry], Tensor]
     needs: frozenset[str]
-    latex: str
-    label: str
-    partial: Node | None = None  # the local derivative as an expression, where it is one
+    text: tuple[str, str] = ("", "")  # the local derivative as LaTeX and as a plain label, where it is no expression
+    partial: expr.Node | None = None  # the local derivative, where it is one
+
+    @property
+    def latex(self) -> str:
+        """The local derivative as LaTeX, in terms of the op's inputs and its output z."""
+        return self.text[0] if self.partial is None else expr.latex(self.partial)
+
+    @property
+    def label(self) -> str:
+        """The local derivative as a short plain text."""
+        return self.text[1] if self.partial is None else expr.label(self.partial)
 
 
 class Rules:
@@ -61,7 +70,7 @@ class Op:
     attrs: Mapping[str, Any]
     forward: Callable[..., Any]  # NumPy values in, NumPy value out
     rules: tuple[Rule | None, ...] | Rules  # of each input; None if no gradient flows to it
-    formula: str = ""  # of the op itself, as LaTeX
+    body: expr.Node | None = None  # the formula of a pointwise op
     symbol: str = ""  # what a graph shows: "+", "tanh"
     variadic: bool = False  # any number of inputs, all under the one name
     domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -17,7 +17,7 @@ NAMES = ("x", "y", "z")
 
 def run(node: expr.Node, values: dict[str, float]) -> float:
     body = "\n".join("    " + line for line in expr.source(node))
-    function = define("test", f"def _function({', '.join(NAMES)}):\n{body}\n", expr.NUMPY)
+    function = define("test", lambda: f"def _function({', '.join(NAMES)}):\n{body}\n", expr.NUMPY)
     return float(function(*[np.float64(values[n]) for n in NAMES]))
 
 
