@@ -173,15 +173,15 @@ _TRACED = {name: lambda *xs, _name="abs" if name == "absolute" else name: functi
 
 
 def _pointwise_function(op: Op, body: expr.Node) -> TensorFunction:
-    formula = expr.rename(body, {x: f"{x}_v" for x in op.inputs})
+    formula = expr.rename(body, {x: f"_v_{x}" for x in op.inputs})
     attrs = [f"{k}={v!r}" for k, v in op.attrs.items()]
     namespace = {**expr.SCALAR, **{f"np_{k}": v for k, v in expr.NUMPY.items()}}
 
     def on_arrays() -> list[str]:
-        return expr.source(formula, "z = ", expr.ARRAY_CODES)
+        return expr.source(formula, "_z = ", expr.ARRAY_CODES)
 
     def on_floats() -> list[str]:
-        return expr.source(formula, "z = ", expr.FLOAT_CODES)
+        return expr.source(formula, "_z = ", expr.FLOAT_CODES)
 
     def function(order: Sequence[str]) -> TensorFunction:
         signature = ", ".join([*order, *(["*"] if attrs else []), *attrs])
@@ -234,8 +234,8 @@ def _function_of(op: Op, forward: Function, module: str) -> TensorFunction:
     defaults = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
     named = [p if p.default is p.empty else p.replace(default=_Name(f"_default_{p.name}")) for p in parameters]
     signature = str(inspect.Signature(named))[1:-1]
-    passed = ", ".join([*(f"{x}_v" for x in op.inputs), *(f"{k}={k}" for k in op.attrs)])
-    function = eager_function(op, signature, {"_forward": forward, **defaults}, lambda: [f"z = _forward({passed})"])
+    passed = ", ".join([*(f"_v_{x}" for x in op.inputs), *(f"{k}={k}" for k in op.attrs)])
+    function = eager_function(op, signature, {"_forward": forward, **defaults}, lambda: [f"_z = _forward({passed})"])
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__doc__, function.__module__ = forward.__doc__, module
     return function
@@ -415,8 +415,8 @@ def multilinear(
     if variadic:
         function = eager_function(op, f"*{inputs[0]}, subscripts", {}, list)
     else:
-        passed = ", ".join(f"{x}_v" for x in inputs)
-        function = eager_function(op, ", ".join(inputs), {"_forward": op.forward}, lambda: [f"z = _forward({passed})"])
+        passed = ", ".join(f"_v_{x}" for x in inputs)
+        function = eager_function(op, ", ".join(inputs), {"_forward": op.forward}, lambda: [f"_z = _forward({passed})"])
     function.__doc__, function.__module__ = doc, module
     return register(op, function, method)
 

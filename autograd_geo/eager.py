@@ -24,57 +24,58 @@ Lines = Callable[[], Sequence[str]]
 
 _TEMPLATE = """\
 def _function({signature}):
-{unpack}{compute}    t = _new(_Tensor)
-    t._value = z
+{unpack}{compute}    _t = _new(_Tensor)
+    _t._value = _z
     if ({live}) and _recording():
-        frame = _getframe(1)
-        code = frame.f_code
-        lasti = frame.f_lasti
-        if _internal[code.co_filename]:
-            code, lasti = _caller(3)
-        t._entry = e = _new(_Entry)
-        e.number = _next_number()
-        e.op = _op
-        e.inputs = ({sources},)
-        e.attrs = {frozen}
-        e.state = 1
-        e.code = code
-        e.lasti = lasti
-        e.name = None
-        if type(z) is float:
-            e.value = z
-            e.spec = _SCALAR
+        _frame = _getframe(1)
+        _code = _frame.f_code
+        _lasti = _frame.f_lasti
+        if _internal[_code.co_filename]:
+            _code, _lasti = _caller(3)
+        _t._entry = _e = _new(_Entry)
+        _e.number = _next_number()
+        _e.op = _op
+        _e.inputs = ({sources},)
+        _e.attrs = {frozen}
+        _e.state = 1
+        _e.code = _code
+        _e.lasti = _lasti
+        _e.name = None
+        if type(_z) is float:
+            _e.value = _z
+            _e.spec = _SCALAR
         else:
-            e.value = {kept}
-            e.spec = (z.shape, z.dtype)
+            _e.value = {kept}
+            _e.spec = (_z.shape, _z.dtype)
 {pins}    else:
-        t._entry = None
-    return t
+        _t._entry = None
+    return _t
 """
+# The names of operands don't start with an underscore; what belongs to operand x is called _v_x, _e_x, _live_x.
 _UNPACK = """\
     if isinstance({x}, _Tensor):
-        {x}_v = {x}._value
-        {x}_e = {x}._entry
-        {x}_l = {x}_e is not None and {x}_e.state
+        _v_{x} = {x}._value
+        _e_{x} = {x}._entry
+        _live_{x} = _e_{x} is not None and _e_{x}.state
     elif type({x}) in _numbers:
-        {x}_v = {x}
-        {x}_e = None
-        {x}_l = False
+        _v_{x} = {x}
+        _e_{x} = None
+        _live_{x} = False
     else:
         return {apply}
 """
 # A tensor's float promotes like float64, a literal does not; NumPy is slow on a literal int beside an array.
 _PROMOTE = """\
-        if type({x}_v) is float and {x} is not {x}_v:
-            {x}_v = _float64({x}_v)
+        if type(_v_{x}) is float and {x} is not _v_{x}:
+            _v_{x} = _float64(_v_{x})
 """
 _LITERAL = """\
-        if type({x}_v) is int and {y}_v.dtype.kind == "f":
-            {x}_v = float({x}_v)
+        if type(_v_{x}) is int and _v_{y}.dtype.kind == "f":
+            _v_{x} = float(_v_{x})
 """
 _PIN = """\
-            if {x}_e is not None and ({live}):
-                {x}_e.value = {x}._value
+        if _e_{x} is not None and ({live}):
+            _e_{x}.value = {x}._value
 """
 
 
@@ -121,7 +122,7 @@ def eager_function(
 ) -> Callable[..., Tensor]:
     """The eager function of an op, with this signature.
 
-    `on_arrays` and `on_floats` return statements that compute `z` from operands `x_v`; `namespace` is theirs.
+    `on_arrays` and `on_floats` return statements that compute `_z` from operands `_v_x`; `namespace` is theirs.
     """
     return define(
         op.name, lambda: _written(op, signature, on_arrays(), on_floats()), {**namespace, **_RUNTIME, "_op": op}
@@ -138,16 +139,16 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
     rules = {x: rule for x, rule in zip(op.inputs, op.rules, strict=True) if rule is not None}
 
     def needed_by(name: str) -> str:
-        return " or ".join(f"{x}_l" for x, rule in rules.items() if name in rule.needs)
+        return " or ".join(f"_live_{x}" for x, rule in rules.items() if name in rule.needs)
 
     return _TEMPLATE.format(
         signature=signature,
         unpack="".join(_UNPACK.format(x=x, apply=give_up) for x in op.inputs),
         compute=_compute(op.inputs, give_up, attrs, on_arrays, on_floats),
-        live=" or ".join(f"{x}_l" for x in rules),
-        sources=", ".join(f"{x}_e or _source_of({x}, {x}_v)" for x in op.inputs),
+        live=" or ".join(f"_live_{x}" for x in rules),
+        sources=", ".join(f"_e_{x} or _source_of({x}, _v_{x})" for x in op.inputs),
         frozen=_dict(op, "{0} if type({0}) in _simple else _frozen({0})"),
-        kept=f"z if {needed_by('z')} else None" if needed_by("z") else "None",
+        kept=f"_z if {needed_by('z')} else None" if needed_by("z") else "None",
         pins="".join(_PIN.format(x=x, live=needed_by(x)) for x in op.inputs if needed_by(x)),
     )
 
@@ -159,25 +160,25 @@ def _dict(op: Op, value: str) -> str:
 def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[str], on_floats: Sequence[str]) -> str:
     prepare = "".join(_PROMOTE.format(x=x) for x in xs)
     if len(xs) > 1:
-        numbers = " and ".join(f"type({x}_v) in _numbers" for x in xs)
+        numbers = " and ".join(f"type(_v_{x}) in _numbers" for x in xs)
         prepare = f"        if {numbers}:\n            return {give_up}\n" + prepare
     if len(xs) == 2:
         prepare += _LITERAL.format(x=xs[0], y=xs[1]) + _LITERAL.format(x=xs[1], y=xs[0])
     arrays = (
         f"{prepare}        try:\n{_indented(on_arrays, 3)}        except (ValueError, TypeError, IndexError):\n"
         f"            return {give_up}\n"
-        "        if type(z) is not _ndarray or not z.ndim:\n            z = _as_value(z)\n"
+        "        if type(_z) is not _ndarray or not _z.ndim:\n            _z = _as_value(_z)\n"
     )
     if not on_floats or len(xs) > 2:
         return textwrap.indent(textwrap.dedent(arrays), "    ")
     x, y = xs[0], xs[-1]
-    floats = f"type({x}_v) is float"
+    floats = f"type(_v_{x}) is float"
     if len(xs) == 2:
-        floats += f" and type({y}_v) in _numbers or type({y}_v) is float and type({x}_v) in _numbers"
-    values = ", ".join(f"_float64({x}_v)" for x in xs)
+        floats += f" and type(_v_{y}) in _numbers or type(_v_{y}) is float and type(_v_{x}) in _numbers"
+    values = ", ".join(f"_float64(_v_{x})" for x in xs)
     return (
         f"    if {floats}:\n        try:\n{_indented(on_floats, 3)}        except (ArithmeticError, ValueError):\n"
-        f"            z = _op.evaluate([{values}], {attrs})\n    else:\n{arrays}"
+        f"            _z = _op.evaluate([{values}], {attrs})\n    else:\n{arrays}"
     )
 
 
