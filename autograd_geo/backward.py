@@ -160,7 +160,7 @@ def backward(
     seed = 1.0 if gradient is None and type(output._value) is float else seed_of(output, gradient)
     retain = create_graph if retain_graph is None else retain_graph
     if create_graph:
-        seed = gradient if isinstance(gradient, Tensor) else wrap(seed)
+        seed = gradient.astype(output.dtype) if isinstance(gradient, Tensor) else wrap(seed)
         with enable_grad():
             for event in events(entry, seed, retain=retain, traced=True):
                 if event[0] is Write:

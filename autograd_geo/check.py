@@ -70,7 +70,7 @@ def check_grad(
             for sign in (1, -1):
                 moved = [v.copy() for v in values]
                 moved[n][i] += sign * step
-                ends.append((float(moved[n][i]), scalar(*moved).item()))
+                ends.append((float(moved[n][i]), scalar(*map(tensor, moved)).item()))
             (right, above), (left, below) = ends
             theirs = (above - below) / (right - left)
             if not math.isclose(float(ours[i]), theirs, rel_tol=rtol, abs_tol=atol):
@@ -95,7 +95,8 @@ def check_taylor(fn: Function, *args: Any, seed: int = 0) -> float:
     slope = sum(float(np.sum(g.numpy() * d)) for g, d in zip(gradients, directions, strict=True))
     steps = [1e-2 / 2**k for k in range(5)]
     rest = [
-        abs(fn(*[v + h * d for v, d in zip(values, directions, strict=True)]).item() - base - h * slope) for h in steps
+        abs(fn(*[tensor(v + h * d) for v, d in zip(values, directions, strict=True)]).item() - base - h * slope)
+        for h in steps
     ]
     rounding = 1e-13 * max(abs(base), abs(slope), 1e-300)
     orders = [math.log2(a / b) for a, b in pairwise(rest) if b > 10 * rounding]

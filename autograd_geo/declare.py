@@ -108,6 +108,17 @@ def _partial_latex(name: str, x: str) -> str:
     return rf"\frac{{\partial\,\mathrm{{{name}}}}}{{\partial {x}}}".replace("_", r"\_")
 
 
+def _check_names(op: str, inputs: Sequence[str], attrs: Iterable[str]) -> None:
+    """Raise ValueError for names that rules use for something else, or that occur twice."""
+    names = [*inputs, *attrs]
+    for name in names:
+        if name in ("g", "z", "entry", "shape", "shapes") or name.startswith("_") or names.count(name) > 1:
+            raise ValueError(
+                f"op {op!r}: {name!r} cannot name an input or attribute; g, z, entry, shape, shapes and names that start "
+                "with an underscore mean something else in a rule, and each name stands once"
+            )
+
+
 def _module_of_caller() -> str:
     return str(sys._getframe(2).f_globals.get("__name__", "__main__"))
 
@@ -130,6 +141,7 @@ def pointwise(
     Raises ValueError for a name the expression language does not know, and for a built-in op's name.
     """
     d = expr.parse_declaration(declaration)
+    _check_names(d.name, d.inputs, d.attrs)
     stray = set(partials) - set(d.inputs)
     if stray:
         raise ValueError(f"op declaration {declaration!r}: no input is called {', '.join(sorted(stray))}")
@@ -222,6 +234,7 @@ def _declared(forward: Function) -> tuple[tuple[str, ...], dict[str, Any], bool]
             attrs[p.name] = p.default
     if not operands:
         raise ValueError(f"op {forward.__name__!r}: put its array operands before a '/', as in f(x, /, axis=None)")
+    _check_names(forward.__name__, operands, attrs)
     return tuple(operands), attrs, variadic
 
 
@@ -370,6 +383,7 @@ def multilinear(
     name, _, rest = declaration.partition("(")
     inputs = tuple(p.strip() for p in rest.rstrip(") ").split(","))
     variadic = not signatures
+    _check_names(name, inputs, ())
 
     def signature_of(ndims: tuple[int, ...], attrs: Mapping[str, Any]) -> str:
         return choose(signatures, ndims) if signatures else explicit(attrs["subscripts"], ndims)

@@ -64,6 +64,14 @@ _UNPACK = """\
     else:
         return {apply}
 """
+_UNPACK_ARRAY = """\
+    if isinstance({x}, _Tensor):
+        _v_{x} = {x}._value
+        _e_{x} = {x}._entry
+        _live_{x} = _e_{x} is not None and _e_{x}.state
+    else:
+        return {apply}
+"""
 # A tensor's float promotes like float64, a literal does not; NumPy is slow on a literal int beside an array.
 _PROMOTE = """\
         if type(_v_{x}) is float and {x} is not _v_{x}:
@@ -86,6 +94,7 @@ def define(name: str, text: Callable[[], str], namespace: Mapping[str, Any]) -> 
     """
     scope = dict(namespace)
     function: Any = FunctionType(_first_call.__code__, scope, name)
+    function.__qualname__ = name
     scope["_function"], scope["_complete"] = function, lambda: _complete(function, name, text(), scope)
     return function  # type: ignore[no-any-return]
 
@@ -136,6 +145,7 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
         return f"def _function({signature}):\n    return _apply(_op, {operands}, {attrs})\n"
     assert isinstance(op.rules, tuple)
     give_up = f"_apply(_op, ({', '.join(op.inputs)},), {attrs})"
+    literals = op.family == "pointwise"  # elsewhere the first operand is an array even where the user wrote a number
     rules = {x: rule for x, rule in zip(op.inputs, op.rules, strict=True) if rule is not None}
 
     def needed_by(name: str) -> str:
@@ -143,7 +153,9 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
 
     return _TEMPLATE.format(
         signature=signature,
-        unpack="".join(_UNPACK.format(x=x, apply=give_up) for x in op.inputs),
+        unpack="".join(
+            (_UNPACK if literals or k else _UNPACK_ARRAY).format(x=x, apply=give_up) for k, x in enumerate(op.inputs)
+        ),
         compute=_compute(op.inputs, give_up, attrs, on_arrays, on_floats),
         live=" or ".join(f"_live_{x}" for x in rules),
         sources=", ".join(f"_e_{x} or _source_of({x}, _v_{x})" for x in op.inputs),
@@ -172,12 +184,15 @@ def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[st
     if not on_floats or len(xs) > 2:
         return textwrap.indent(textwrap.dedent(arrays), "    ")
     x, y = xs[0], xs[-1]
-    floats = f"type(_v_{x}) is float"
+    floats, widen = f"type(_v_{x}) is float", ""
     if len(xs) == 2:
+        widen = "".join(
+            f"            if type(_v_{v}) is not float:\n                _v_{v} = float(_v_{v})\n" for v in xs
+        )
         floats += f" and type(_v_{y}) in _numbers or type(_v_{y}) is float and type(_v_{x}) in _numbers"
     values = ", ".join(f"_float64(_v_{x})" for x in xs)
     return (
-        f"    if {floats}:\n        try:\n{_indented(on_floats, 3)}        except (ArithmeticError, ValueError):\n"
+        f"    if {floats}:\n        try:\n{widen}{_indented(on_floats, 3)}        except (ArithmeticError, ValueError):\n"
         f"            _z = _op.evaluate([{values}], {attrs})\n    else:\n{arrays}"
     )
 

@@ -90,6 +90,8 @@ PRIMITIVES: dict[str, Primitive] = {
     "minimum": _function("minimum", r"\min", 2),
     "hypot": _function("hypot", arity=2),
     "heaviside": _function("heaviside", "H", 2),
+    "remainder": _function("remainder", r"\operatorname{{mod}}", 2),
+    "reciprocal": Primitive(1, "reciprocal({0})", r"{0}^{{-1}}"),
     "atan2": _function("atan2", arity=2),
     **{name: _function(name, "\\" + name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{
@@ -132,6 +134,8 @@ def parse_declaration(text: str) -> Declaration:
         }
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"op declaration {text!r}: {error}") from None
+    if len({a.arg for a in (*arguments.args, *arguments.kwonlyargs)}) < len(arguments.args) + len(arguments.kwonlyargs):
+        raise ValueError(f"op declaration {text!r}: duplicate argument name")
     inputs = tuple(a.arg for a in arguments.args)
     if len(attrs) < len(arguments.kwonlyargs) or arguments.defaults or arguments.vararg or arguments.kwarg:
         raise ValueError(f"op declaration {text!r}: inputs have no default, parameters after '*' need one")
@@ -376,38 +380,10 @@ def _choose(condition: Any, a: Any, b: Any) -> Any:
 #: NumPy arrays.
 NUMPY: dict[str, Any] = {
     name: getattr(np, name)
-    for name in [
-        "absolute",
-        "sqrt",
-        "cbrt",
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "log2",
-        "log10",
-        "sign",
-        "floor",
-        "ceil",
-        "rint",
-        "maximum",
-        "minimum",
-        "hypot",
-        "heaviside",
-        "sin",
-        "cos",
-        "tan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-    ]
+    for name in (
+        "absolute sqrt cbrt exp expm1 log log1p log2 log10 sign floor ceil rint maximum minimum hypot heaviside "
+        "remainder reciprocal sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan atan2"
+    ).split()  # noqa: SIM905
 } | {"power": operator.pow, "where": _choose, "erf": _erf}  # unlike np.power, ** squares by multiplying
 
 
@@ -435,31 +411,10 @@ ARRAY_CODES = {n: "np_" + p.code for n, p in PRIMITIVES.items() if p.level == 9 
 #: the caller takes NumPy's answer instead.
 SCALAR: dict[str, Any] = {
     name: getattr(math, name)
-    for name in [
-        "sqrt",
-        "cbrt",
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "log2",
-        "log10",
-        "hypot",
-        "sin",
-        "cos",
-        "tan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-        "erf",
-    ]
+    for name in (
+        "sqrt cbrt exp expm1 log log1p log2 log10 hypot sin cos tan sinh cosh tanh asinh acosh atanh asin acos "
+        "atan atan2 erf"
+    ).split()  # noqa: SIM905
 } | {
     "absolute": abs,
     "power": math.pow,
@@ -467,6 +422,8 @@ SCALAR: dict[str, Any] = {
     "minimum": _minimum,
     "sign": _sign,
     "heaviside": lambda x, at_zero: x if x != x else at_zero if x == 0 else float(x > 0),
+    "remainder": operator.mod,
+    "reciprocal": lambda x: 1.0 / x,
     "floor": _integral(math.floor),
     "ceil": _integral(math.ceil),
     "rint": _integral(round),

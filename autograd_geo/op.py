@@ -149,9 +149,6 @@ OPERATORS = {
     "less_equal": ("__le__", None),
     "greater": ("__gt__", None),
     "greater_equal": ("__ge__", None),
-    "logical_and": ("__and__", "__rand__"),
-    "logical_or": ("__or__", "__ror__"),
-    "logical_not": ("__invert__", None),
 }
 
 
@@ -219,7 +216,7 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
                 active |= bit
             values.append(np.float64(v) if type(v) is float else v)
             sources.append(source)
-        elif type(x) in NUMBERS:
+        elif type(x) in NUMBERS and (values or op.family == "pointwise"):
             values.append(x)
             sources.append(x)
         else:

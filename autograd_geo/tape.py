@@ -7,6 +7,8 @@ carries a number from one counter: any set of entries sorted by number is in top
 
 from __future__ import annotations
 
+import functools
+import inspect
 import linecache
 import os
 import sys
@@ -17,7 +19,7 @@ from itertools import count
 from math import prod
 from operator import attrgetter
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -183,6 +185,7 @@ def consume(entry: Entry) -> None:
 
 # --- whether to record ------------------------------------------------------------------------------------------
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _recording: ContextVar[bool] = ContextVar("autograd_geo.recording", default=True)
 #: Whether ops record in this thread or task.
 recording = _recording.get
@@ -194,6 +197,41 @@ class set_grad_enabled(ContextDecorator):
     def __init__(self, mode: bool) -> None:
         self.mode = mode
         self._tokens: list[Token[bool]] = []
+
+    def __call__(self, function: _F) -> _F:
+        mode = self.mode
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                with set_grad_enabled(mode):
+                    return await function(*args, **kwargs)
+
+            return cast(_F, awaited)
+        if inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def generated(*args: Any, **kwargs: Any) -> Any:
+                """Each step runs in this mode; between steps the caller keeps its own."""
+                steps = function(*args, **kwargs)
+                resume: Callable[[], Any] = lambda: next(steps)  # noqa: E731
+                while True:
+                    try:
+                        with set_grad_enabled(mode):
+                            item = resume()
+                    except StopIteration as stop:
+                        return stop.value
+                    try:
+                        sent = yield item
+                        resume = functools.partial(steps.send, sent)
+                    except GeneratorExit:
+                        steps.close()
+                        raise
+                    except BaseException as error:
+                        resume = functools.partial(steps.throw, error)
+
+            return cast(_F, generated)
+        return super().__call__(function)
 
     def _recreate_cm(self) -> set_grad_enabled:
         return set_grad_enabled(self.mode)

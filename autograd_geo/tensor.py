@@ -45,6 +45,11 @@ class Tensor:
         __gt__: Callable[[Tensor, Any], Tensor]
         __ge__: Callable[[Tensor, Any], Tensor]
         __getitem__: Callable[[Tensor, Any], Tensor]
+        __and__: Callable[..., Tensor]
+        __rand__: Callable[..., Tensor]
+        __or__: Callable[..., Tensor]
+        __ror__: Callable[..., Tensor]
+        __invert__: Callable[..., Tensor]
         __setitem__: Callable[[Tensor, Any, Any], None]
         backward: Callable[..., None]
 
@@ -337,6 +342,11 @@ def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, name: s
 
 def _value_of(data: Any, dtype: Any) -> Value:
     if isinstance(data, Tensor):
+        if data.requires_grad and recording():
+            raise TypeError(
+                f"a new tensor of {describe(entry_of(data))} would cut it from the tape; say so with .detach(), "
+                "or keep it recorded with .copy()"
+            )
         data = data._value
     elif isinstance(data, list | tuple) and _holds_tensor(data):
         raise TypeError("tensors in a list would be cut from the tape; join them with ag.stack or ag.concatenate")

@@ -15,7 +15,7 @@ import numpy as np
 from .backward import Write, events, fit, seed_of
 from .declare import pointwise
 from .op import functions
-from .tape import Entry, enable_grad, next_number, recording, tape
+from .tape import CONSTANT, Entry, enable_grad, leaf, next_number, recording, tape
 from .tensor import Tensor, entry_of, tensor, wrap
 from .tree import fill, leaves, map_leaves
 from .value import as_value, strong
@@ -34,14 +34,17 @@ def _watch(name: str, argument: Any) -> Any:
         if isinstance(x, Tensor) and x.requires_grad:
             return _variable(x)
         try:
-            return tensor(x, requires_grad=True)
+            v = tensor(x, requires_grad=True)
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
+        entry = entry_of(v)  # no leaf: writing into it is recorded, and nobody outside depends on it
+        entry.op, entry.inputs = _variable.op, (leaf(v._value, CONSTANT),)  # type: ignore[attr-defined]
+        return v
 
     return map_leaves(watch, argument)
 
 
-def _zeros(t: Tensor) -> Tensor:
+def _zeros(t: Tensor | Entry) -> Tensor:
     return wrap(as_value(np.zeros(t.shape, t.dtype)))
 
 
@@ -61,22 +64,25 @@ def _reaches_outside(order: Iterable[Entry], variables: set[Entry], since: int) 
 
 
 def _pull(
-    out: Tensor, seed: Any, variables: Sequence[Tensor], since: int, outer: bool, retain: bool = False
+    out: Tensor, seed: Any, variables: Sequence[Entry], since: int, outer: bool, retain: bool = False
 ) -> tuple[list[Tensor], bool]:
     """Cotangents of `variables`, and whether they are part of an outer tape (and so recorded)."""
     entry = out._entry
     if entry is None or not entry.state or entry.number < since:
         return [_zeros(v) for v in variables], out.requires_grad
-    entries = [entry_of(v) for v in variables]
-    traced = outer and _reaches_outside(tape(entry, since)[1], set(entries), since)
+    traced = outer and _reaches_outside(tape(entry, since)[1], set(variables), since)
     with enable_grad():
         passed = events(entry, wrap(seed) if traced else seed, retain=retain or traced, traced=traced, since=since)
         found = {event[1]: event[2] for event in passed if event[0] is Write}
-    cotangents = [found.get(e) for e in entries]
+    cotangents = [found.get(e) for e in variables]
     return [
         _zeros(v) if c is None else c if isinstance(c, Tensor) else wrap(c)
         for v, c in zip(variables, cotangents, strict=True)
     ], traced
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Function:
@@ -86,7 +92,8 @@ def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool
     and dtypes of the argument; it is a tuple of such for several `argnums`. Raises TypeError for arguments that
     are not floating point, ValueError for a result that is not one number.
     """
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    single = isinstance(argnums, int | np.integer)
+    positions = (int(argnums),) if single else tuple(argnums)  # type: ignore[arg-type]
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -96,6 +103,7 @@ def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool
         with enable_grad():
             for n in positions:
                 watched[n] = _watch("grad", args[n])
+            variables = [entry_of(v) for v in leaves([watched[n] for n in positions])]
             result = fn(*watched, **kwargs)
         value, aux = result if has_aux else (result, None)
         value = _tensor_out("grad", value)
@@ -103,12 +111,12 @@ def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool
             raise ValueError(
                 f"grad: the function must return one number, it returned shape {value.shape}; see jacobian"
             )
-        variables = list(leaves([watched[n] for n in positions]))
         found, traced = _pull(value, seed_of(value, None), variables, since, outer)
         values = iter(found)
         gradients = tuple(fill(watched[n], values) for n in positions)
-        gradient = gradients[0] if isinstance(argnums, int) else gradients
-        value = value if traced else value.detach()
+        gradient = gradients[0] if single else gradients
+        if not traced:
+            value, aux = value.detach(), map_leaves(_detached, aux)
         return ((value, aux), gradient) if has_aux else (value, gradient)
 
     return wrapped
@@ -134,8 +142,9 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
     outer, since = recording(), next_number()
     with enable_grad():
         watched = _watch("vjp", primals)
+        variables = [entry_of(v) for v in leaves(watched)]
         out = fn(*watched)
-    outputs, variables = [_tensor_out("vjp", t) for t in leaves(out)], list(leaves(watched))
+    outputs = [_tensor_out("vjp", t) for t in leaves(out)]
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         given = list(leaves(cotangent))
@@ -150,7 +159,7 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
         return tuple(fill(watched, iter(found)))
 
     order = [e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]]
-    if outer and _reaches_outside(order, {entry_of(v) for v in variables}, since):
+    if outer and _reaches_outside(order, set(variables), since):
         return out, pull
     return map_leaves(lambda t: t.detach(), out), pull
 
@@ -173,9 +182,9 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
         seed = tangent._value if isinstance(tangent, Tensor) else tangent
         if traced:
             back = functions["sum"](there * tangent)
-            (result,), _ = _pull(back, 1.0, [cotangent], since, True)
+            (result,), _ = _pull(back, 1.0, [entry_of(cotangent)], since, True)
             return result
-        (result,), _ = _pull(there, seed, [cotangent], since, False)
+        (result,), _ = _pull(there, seed, [entry_of(cotangent)], since, False)
     return result._value
 
 
@@ -187,20 +196,22 @@ def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
     outer, since = recording(), next_number()
     with enable_grad():
         watched = _watch("jvp", tuple(primals))
+        variables = [entry_of(v) for v in leaves(watched)]
+        originals = [wrap(e.value, e) for e in variables]
         out = fn(*watched)
-    variables, given = list(leaves(watched)), list(leaves(tuple(tangents)))
+    given = list(leaves(tuple(tangents)))
     if len(variables) != len(given):
         raise ValueError(f"jvp: {len(variables)} primals, but {len(given)} tangents")
     outputs = [_tensor_out("jvp", t) for t in leaves(out)]
     order = sorted({e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]}, key=lambda e: e.number)
-    entries = {entry_of(v) for v in variables}
+    entries = set(variables)
     traced = outer and (
         _reaches_outside(order, entries, since) or any(isinstance(t, Tensor) and t.requires_grad for t in given)
     )
     known: dict[Entry, Any] = {}
-    for v, t in zip(variables, given, strict=True):
+    for v, t in zip(originals, given, strict=True):
         value = seed_of(v, t)
-        known[entry_of(v)] = (t if isinstance(t, Tensor) else wrap(value)) if traced else value
+        known[entry_of(v)] = (t.astype(v.dtype) if isinstance(t, Tensor) else wrap(value)) if traced else value
     with enable_grad():
         for entry in order:
             for k, source in enumerate(entry.inputs):

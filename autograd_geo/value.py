@@ -48,7 +48,9 @@ def from_user(data: Any, dtype: Any = None) -> Value:
     except ValueError as error:
         raise ValueError(f"this is no regular array: {error}. Rows must have equal lengths") from None
     checked_dtype(array.dtype, data)
-    dtype = array.dtype if dtype is None else checked_dtype(np.dtype(dtype), data)
+    if dtype is not None:
+        checked_dtype(np.dtype(dtype))
+    dtype = array.dtype if dtype is None else np.dtype(dtype)
     return as_value(np.array(array, dtype.newbyteorder("="), copy=True, order="C"))
 
 

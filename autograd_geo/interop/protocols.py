@@ -5,6 +5,7 @@ What cannot be recorded raises with a hint; nothing is detached silently.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..op import functions
+from ..tensor import Tensor
 
 
 @cache
@@ -33,41 +35,81 @@ def _unsupported(name: str, what: str) -> TypeError:
     )
 
 
+_REDUCTIONS = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}
+
+
 def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    name = ufunc.__name__
-    if kwargs.get("out") is not None:
+    name = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
+    if any(o is not None for o in kwargs.pop("out", ())):
         raise TypeError(
-            f"np.{name} cannot write a recorded result into an existing array (out=, or array {name}= tensor): "
-            "write a = a + t instead of a += t"
+            f"np.{name} cannot write a recorded result into an existing array (out=, or array += tensor): write "
+            "a = a + t, or leave the tape on purpose with .numpy()"
         )
-    kwargs.pop("out", None)
-    reductions = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}
-    if method == "reduce" and ufunc in reductions:
+    if method == "reduce" and ufunc in _REDUCTIONS:
+        function = functions[_REDUCTIONS[ufunc]]
         kwargs.setdefault("axis", 0)
-        return functions[reductions[ufunc]](*inputs, **kwargs)
-    if method == "accumulate" and ufunc is np.add:
-        return functions["cumsum"](*inputs, axis=kwargs.get("axis", 0))
-    function = _ours(ufunc)
-    if method != "__call__" or function is None:
-        raise _unsupported(name + ("" if method == "__call__" else f".{method}"), "is not recorded on tensors")
-    if kwargs:
-        raise _unsupported(name, f"on tensors takes no {', '.join(kwargs)}")
-    return function(*inputs)
+    elif method == "accumulate" and ufunc is np.add:
+        function = functions["cumsum"]
+        kwargs.setdefault("axis", 0)
+    elif method == "__call__" and (found := _ours(ufunc)) is not None and not kwargs:
+        return found(*inputs)
+    else:
+        raise _unsupported(name, "is not recorded on tensors" + (f" with {', '.join(kwargs)}" if kwargs else ""))
+    if len(inputs) > 1 or not kwargs.keys() <= {"axis", "keepdims"}:
+        raise _unsupported(name, f"on tensors takes axis and keepdims only, not {', '.join(kwargs)}")
+    return function(*inputs, **kwargs)
 
 
 def array_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    name = f"{function.__module__.removeprefix('numpy').lstrip('.')}.{function.__name__}".lstrip(".")
+    name = f"{function.__module__.removeprefix('numpy')}.{function.__name__}".lstrip(".")
     if function in _METADATA:
         return _METADATA[function](*args, **kwargs)
     ours = _ours(function)
     if ours is None:
         raise _unsupported(name, "is not recorded on tensors")
     try:
-        return ours(*args, **kwargs)
+        theirs = inspect.signature(function).bind(*args, **kwargs)
+        positional, named = _translated(theirs, ours)
+        inspect.signature(ours).bind(*positional, **named)
     except TypeError as error:
-        if "argument" in str(error) and getattr(ours, "__name__", "?") + "(" in str(error):
-            raise _unsupported(name, f"on tensors does not take these arguments: {error}") from None
-        raise
+        raise _unsupported(name, f"on tensors does not take these arguments ({error})") from None
+    return ours(*positional, **named)
+
+
+_RENAMED = {"a_min": "min", "a_max": "max"}
+
+
+def _translated(theirs: inspect.BoundArguments, ours: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call of NumPy's function as arguments of ours: by name, operands by position."""
+    parameters = list(inspect.signature(ours).parameters.values())
+    by_name = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+
+    def fits(index: int) -> bool:
+        """Whether our parameter here means the same, having no name that NumPy uses for something else."""
+        return index < len(parameters) and (
+            index == 0
+            or parameters[index].kind is inspect.Parameter.VAR_POSITIONAL
+            or parameters[index].name not in theirs.signature.parameters
+        )
+
+    for index, (name, value) in enumerate(theirs.arguments.items()):
+        parameter = theirs.signature.parameters[name]
+        name = _RENAMED.get(name, name)
+        if value is parameter.default or (name in ("out", "dtype", "where", "initial") and value is None):
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional += value
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named |= value
+        elif name in by_name and index > 0:
+            named[name] = value
+        elif len(positional) == index and parameter.kind is not parameter.KEYWORD_ONLY and fits(index):
+            positional.append(value)
+        else:
+            raise TypeError(f"{name}= is not supported")
+    return positional, named
 
 
 _METADATA: dict[Any, Callable[..., Any]] = {
@@ -76,7 +118,7 @@ _METADATA: dict[Any, Callable[..., Any]] = {
     np.size: lambda a, axis=None: a.size if axis is None else a.shape[axis],
     np.zeros_like: lambda a, dtype=None: np.zeros(a.shape, dtype or a.dtype),
     np.ones_like: lambda a, dtype=None: np.ones(a.shape, dtype or a.dtype),
-    np.result_type: lambda *a: np.result_type(*[getattr(x, "dtype", x) for x in a]),
+    np.result_type: lambda *a: np.result_type(*[x.dtype if isinstance(x, Tensor) else x for x in a]),
     np.array_repr: lambda a, *_, **__: repr(a),
     np.array_str: lambda a, *_, **__: str(a),
 }

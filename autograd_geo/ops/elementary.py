@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ..declare import pointwise
 from ..op import composite
@@ -19,13 +22,13 @@ multiply = pointwise("multiply(x, y) = x * y", x="y", y="x", symbol="×")
 divide = pointwise("divide(x, y) = x / y", x="1 / y", y="-z / y", symbol="÷", domain={"x": (-2, 2), "y": (0.5, 2)})
 power = pointwise(
     "power(x, y) = x ** y",
-    x="where(y == 0, 0, y * x ** (y - 1))",  # not 0 * inf at 0 ** 0
+    x="y * x ** (y - where(y == 0, 0, 1))",  # not 0 * inf at 0 ** 0
     y="z * log(where(x == 0, 1, x))",  # 0 at 0 ** y; NaN at a negative base, where there is no derivative
     symbol="^",
     domain={"x": _positive, "y": (-2, 2)},
 )
 remainder = pointwise(
-    "remainder(x, y) = x - y * floor(x / y)", x="1", y="-floor(x / y)", symbol="%",
+    "remainder(x, y)", x="1", y="-floor(x / y)", symbol="%",
     domain={"x": (1.1, 1.9), "y": (0.7, 0.9)},
 )  # fmt: skip
 negative = pointwise("negative(x) = -x", x="-1", symbol="−")
@@ -35,7 +38,7 @@ sign = pointwise("sign(x)", x="0")
 floor = pointwise("floor(x)", x="0", domain=(0.1, 0.9))
 ceil = pointwise("ceil(x)", x="0", domain=(0.1, 0.9))
 rint = pointwise("rint(x)", x="0", doc="Rounds to the nearest integer, halves to even.", domain=(0.6, 0.9))
-reciprocal = pointwise("reciprocal(x) = 1 / x", x="-z * z", symbol="1/x", domain=(0.5, 2))
+reciprocal = pointwise("reciprocal(x)", x="-z * z", symbol="1/x", domain=(0.5, 2))
 square = pointwise("square(x) = x * x", x="2 * x", symbol="x²")
 hypot = pointwise("hypot(x, y)", x="where(z == 0, 0, x / where(z == 0, 1, z))",
                   y="where(z == 0, 0, y / where(z == 0, 1, z))")  # fmt: skip
@@ -69,18 +72,45 @@ _clip = pointwise(
 @composite()
 def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
     """x limited to [min, max], None for no limit; the gradient passes where x is within, ends included."""
-    return _clip(x, -math.inf if min is None else min, math.inf if max is None else max)
+    if min is None or max is None:
+        if np.result_type(getattr(x, "dtype", None) or np.asarray(x)).kind != "f":  # infinities would make floats
+            x = x if min is None else maximum(x, min)
+            return positive(x) if max is None else minimum(x, max)
+        min, max = (-math.inf if min is None else min), (math.inf if max is None else max)
+    return _clip(x, min, max)
 
 
 logical_and = pointwise("logical_and(x, y) = (x != 0) and (y != 0)", symbol="∧")
 logical_or = pointwise("logical_or(x, y) = (x != 0) or (y != 0)", symbol="∨")
 logical_not = pointwise("logical_not(x) = x == 0", symbol="¬")
+
+
+def _on_booleans(symbol: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def operator(*operands: Any) -> Tensor:
+        for x in operands:
+            if np.result_type(x.dtype if isinstance(x, Tensor) else x) != np.bool_:
+                raise TypeError(f"{symbol} combines boolean tensors; bits of integers are not recorded, use .numpy()")
+        return function(*operands)
+
+    return operator
+
+
+Tensor.__and__ = Tensor.__rand__ = _on_booleans("&", logical_and)
+Tensor.__or__ = Tensor.__ror__ = _on_booleans("|", logical_or)
+Tensor.__invert__ = _on_booleans("~", logical_not)
 isnan = pointwise("isnan(x) = x != x")
 isfinite = pointwise("isfinite(x) = abs(x) < inf")
-where = pointwise(
+_where = pointwise(
     "where(condition, x, y)", x="where(condition, 1, 0)", y="where(condition, 0, 1)", method=False,
     doc="x where the condition holds, else y; the branch not taken gets no gradient.",
 )  # fmt: skip
+
+
+@composite(method=False)
+def where(condition: Any, x: Any, y: Any) -> Tensor:
+    """x where the condition holds, else y; the branch not taken gets no gradient."""
+    return _where(condition if isinstance(condition, Tensor) else np.asarray(condition, bool), x, y)
+
 
 # --- exponentials and logarithms --------------------------------------------------------------------------------
 exp = pointwise("exp(x)", x="z")

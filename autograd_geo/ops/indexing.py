@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -9,22 +10,23 @@ import numpy as np
 from ..declare import custom, linear, sample
 from ..op import composite
 from ..tensor import Tensor
+from ..value import NUMBERS, from_user
 
 
 def _plain(index: Any) -> Any:
     """An index in NumPy's terms, private to the tape: tensors and lists become arrays."""
-    if type(index) is int or type(index) is slice:
+    if type(index) is int or index is None or index is Ellipsis:
         return index
-    if type(index) is tuple:
+    if isinstance(index, tuple):
         return tuple([_plain(i) for i in index])
+    if isinstance(index, slice):
+        return slice(*[None if i is None else operator.index(i) for i in (index.start, index.stop, index.step)])
     if isinstance(index, Tensor):
         if index.requires_grad:
             raise TypeError("a tensor that requires a gradient cannot be an index; round it, and take .detach()")
         return index.numpy()
-    if isinstance(index, list | np.ndarray):
-        array = np.array(index)
-        return array.astype(np.intp) if array.size == 0 and array.dtype.kind == "f" else array
-    return index
+    array = np.array(index)
+    return array.astype(np.intp) if array.size == 0 and array.dtype.kind == "f" else array
 
 
 def _may_repeat(index: Any) -> bool:
@@ -75,14 +77,16 @@ def _kept(g: Any, index: Any) -> Any:
     return np.where(mask, 0.0, g)
 
 
-def _written(g: Any, shapes: Any, index: Any) -> Any:
+def _written(g: Any, shape: tuple[int, ...], shapes: Any, index: Any) -> Any:
     part = g[index]
+    if len(shape) > len(part.shape):  # NumPy drops leading axes of length one
+        part = np.reshape(part, (1,) * (len(shape) - len(part.shape)) + part.shape)
     if not _may_repeat(index):
         return part
     order = np.full(shapes[0], -1)  # where an element is written twice, the last write is the one that holds
-    mine = np.arange(np.prod(part.shape, dtype=int)).reshape(part.shape)
+    mine = np.arange(order[index].size).reshape(order[index].shape)
     order[index] = mine
-    return np.where(order[index] == mine, part, 0.0)
+    return np.where((order[index] == mine).reshape(part.shape), part, 0.0)
 
 
 @custom(
@@ -97,7 +101,7 @@ def setitem(x: Any, value: Any, /, index: Any) -> Any:
     """A copy of x with `value` at `index`: what `x[index] = value` records."""
     if x.dtype.kind not in "fc" and np.asarray(value).dtype.kind == "f":
         raise TypeError(f"writing {np.asarray(value).dtype} into {x.dtype} would cut it; use x.astype(float) first")
-    z = x.copy()
+    z = np.array(x)
     z[index] = value
     return z
 
@@ -107,7 +111,7 @@ def _write(x: Tensor, index: Any, value: Any) -> None:
     index = _plain(index)
     if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad):
         return x._become(setitem(x, value, index), "x[...] = v")
-    raw = value.numpy() if isinstance(value, Tensor) else value
+    raw = value.numpy() if isinstance(value, Tensor) else value if type(value) in NUMBERS else from_user(value)
     target = x.buffer()
     if target is not x._value:
         target[...] = x._value
@@ -145,7 +149,8 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
 
 def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
     z = np.zeros(shape, g.dtype)
-    grid = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
+    grid = list(np.ogrid[tuple(slice(n) for n in g.shape)])
+    grid = [i if n > 1 else np.zeros_like(i) for i, n in zip(grid, shape, strict=True)]  # an axis of one broadcasts
     grid[axis] = indices
     np.add.at(z, tuple(grid), g)
     return z

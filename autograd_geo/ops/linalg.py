@@ -12,7 +12,7 @@ from ..declare import multilinear, sample
 from ..op import composite
 from ..tensor import Tensor
 from .elementary import multiply
-from .shape import ravel
+from .shape import moveaxis, ravel
 
 matmul = multilinear(
     "matmul(x, y)", "i,i->", "i,...ij->...j", "...ij,j->...i", "...ij,...jk->...ik", forward=np.matmul, symbol="@",
@@ -63,10 +63,10 @@ def _letters(count: int, skip: int = 0) -> str:
 def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Tensor:
     """Sum of products over the given axes: the last `axes` of x with the first of y, or a pair of lists of axes."""
     m, n = np.ndim(x), np.ndim(y)
-    if isinstance(axes, int):
+    if isinstance(axes, int | np.integer):
         left, right = list(range(m - axes, m)), list(range(axes))
     else:
-        left, right = ([a] if isinstance(a, int) else list(a) for a in axes)
+        left, right = ([int(a)] if isinstance(a, int | np.integer) else list(a) for a in axes)
     if len(left) != len(right):
         raise ValueError(f"tensordot: {len(left)} axes of x cannot pair with {len(right)} of y")
     a, b = list(_letters(m)), list(_letters(n, m))
@@ -94,6 +94,8 @@ def outer(x: Any, y: Any) -> Tensor:
 
 
 @composite()
-def trace(x: Any) -> Tensor:
-    """Sum of the diagonal of the last two axes."""
-    return _einsum(x, subscripts="...ii->...")
+def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+    """Sum of the diagonal of two axes, `offset` places above the main one."""
+    x = moveaxis(x, (axis1, axis2), (0, 1))
+    rows = np.arange(max(0, min(x.shape[0] + min(offset, 0), x.shape[1] - max(offset, 0))))
+    return x[rows - min(offset, 0), rows + max(offset, 0)].sum(axis=0)

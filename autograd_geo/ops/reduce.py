@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..declare import custom, linear, sample
-from ..op import composite
+from ..op import composite, functions
 
 Axis = int | tuple[int, ...] | None
 _axes = (sample((3, 4)), sample((3, 4), axis=0), sample((2, 3, 4), axis=(0, -1), keepdims=True), sample((5,), axis=-1))
@@ -80,7 +80,7 @@ def _others(x: Any) -> Any:
 def _product_rule(g: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     ndim = len(x.shape)
     if 0 in x.shape:
-        return np.zeros(x.shape)
+        return x * 0.0
     axes = tuple(range(ndim)) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
     axes = tuple(int(a) % ndim for a in axes)
     last = tuple(range(ndim - len(axes), ndim))
@@ -176,14 +176,18 @@ def _norm(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
 def norm(x: Any, ord: float | None = None, axis: Axis = None, keepdims: bool = False) -> Any:
     """Vector norm over `axis` (all axes if None): `ord` None or 2 Euclidean, 1 sum, inf largest of |x|.
 
-    Raises ValueError for another order.
+    Raises ValueError for another order, and where NumPy would take a matrix norm: say `axis`, or ravel first.
     """
+    if ord is not None and (np.ndim(x) > 1 if axis is None else np.ndim(axis) > 0):
+        raise ValueError(
+            f"norm: ord={ord!r} over two axes is a matrix norm, which is not built in; give one axis, or ravel"
+        )
     if ord is None or ord == 2:
         return _norm(x, axis=axis, keepdims=keepdims)
     if ord == 1:
-        return sum(np.abs(x), axis=axis, keepdims=keepdims)
+        return sum(functions["abs"](x), axis=axis, keepdims=keepdims)
     if ord == np.inf:
-        return max(np.abs(x), axis=axis, keepdims=keepdims)
+        return max(functions["abs"](x), axis=axis, keepdims=keepdims)
     raise ValueError(f"norm: ord may be None, 1, 2 or inf, not {ord!r}")
 
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from ..declare import custom, linear, sample
 from ..op import composite
-from ..tensor import Tensor
+from ..tensor import Tensor, tensor
+from ..value import checked_dtype
 
 Axes = int | tuple[int, ...]
 
@@ -59,7 +61,7 @@ def transpose(x: Any, *axes: Any) -> Tensor:
     """Axes in another order; reversed if none is given. `x.transpose(1, 0)` works too."""
     given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int | np.integer) else axes
     ndim = np.ndim(x)
-    return _transpose(x, tuple(int(a) % ndim for a in given) if given else None)
+    return _transpose(x, tuple(normalize_axis_index(int(a), ndim) for a in given) if given else None)
 
 
 @linear(
@@ -111,7 +113,7 @@ def _broadcast_to(x: Any, /, to: tuple[int, ...]) -> Any:
 @composite()
 def broadcast_to(x: Any, shape: Any) -> Tensor:
     """Repeated along new axes and axes of length one, up to `shape`; no memory is copied."""
-    return _broadcast_to(x, (shape,) if isinstance(shape, int) else tuple(shape))
+    return _broadcast_to(x, (int(shape),) if isinstance(shape, int | np.integer) else tuple(map(int, shape)))
 
 
 @linear(
@@ -128,7 +130,7 @@ def _astype(x: Any, /, dtype: Any) -> Any:
 @composite()
 def astype(x: Any, dtype: Any) -> Tensor:
     """The values in another dtype; a gradient comes back in the old one. Integers carry none."""
-    dtype = np.dtype(dtype)
+    dtype = checked_dtype(np.dtype(dtype)).newbyteorder("=")
     if dtype.kind != "f":
         x = x.detach() if isinstance(x, Tensor) else x
     return _astype(x, dtype)
@@ -185,7 +187,8 @@ def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Tensor]:
 
     Raises ValueError where equal parts do not come out even.
     """
-    length = np.shape(x)[axis]
+    x = x if isinstance(x, Tensor) else tensor(x)
+    length = x.shape[axis]
     if isinstance(indices_or_sections, int | np.integer):
         parts = int(indices_or_sections)
         if parts < 1 or length % parts:
@@ -254,8 +257,9 @@ def flip(x: Any, /, axis: Axes | None = None) -> Any:
 
 
 def _rolled(x: Any, shift: Axes, axis: Axes | None) -> Any:
-    if not isinstance(shift, int) or not (isinstance(axis, int) or x.ndim == 1):
+    if not isinstance(shift, int) or not (isinstance(axis, int) or (axis is None and x.ndim == 1)):
         return np.roll(x, shift, axis)
+    normalize_axis_index(axis or 0, x.ndim)
     lead = (slice(None),) * (axis % x.ndim if axis else 0)  # one axis: several times faster than np.roll
     n = x.shape[len(lead)]
     cut = n - shift % n if n else 0
@@ -265,7 +269,7 @@ def _rolled(x: Any, shift: Axes, axis: Axes | None) -> Any:
 
 
 @linear(
-    lambda g, shift, axis: _rolled(g, tuple(-s for s in shift) if isinstance(shift, tuple) else -shift, axis),
+    lambda g, shift, axis: _rolled(g, tuple(-s for s in shift) if isinstance(shift, tuple | list) else -shift, axis),
     samples=(sample((5,), shift=2), sample((3, 4), shift=-1, axis=1), sample((3, 4), shift=(1, 2), axis=(0, 1))),
 )
 def roll(x: Any, /, shift: Axes, axis: Axes | None = None) -> Any:
@@ -306,7 +310,7 @@ def _pad(x: Any, /, pad_width: Any, mode: str = "constant") -> Any:
 
 
 @composite()
-def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0.0) -> Tensor:
+def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0.0) -> Tensor:
     """Wider by `pad_width` (a number, (before, after), or one pair per axis), as NumPy does.
 
     Modes: constant, edge, reflect, symmetric, wrap. Raises ValueError for another.
@@ -314,13 +318,14 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     if mode not in ("constant", "edge", "reflect", "symmetric", "wrap"):
         raise ValueError(f"pad: mode may be constant, edge, reflect, symmetric or wrap, not {mode!r}")
     z = _pad(x, pad_width, mode)
-    if mode == "constant" and constant_values != 0.0:
-        inside = np.pad(np.zeros(np.shape(x)), pad_width, constant_values=1.0)
-        z = z + inside.astype(z.dtype) * constant_values
+    if mode == "constant" and np.any(np.asarray(constant_values) != 0):
+        z = z + np.pad(np.zeros(np.shape(x), z.dtype), pad_width, constant_values=constant_values)
     return z
 
 
-def _undiff(g: Any, n: int, axis: int) -> Any:
+def _undiff(g: Any, shape: tuple[int, ...], n: int, axis: int) -> Any:
+    if n >= shape[axis]:
+        return np.zeros(shape, g.dtype)  # nothing was left
     width = [(0, 0)] * g.ndim
     width[axis] = (1, 1)
     for _ in range(n):
