@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .op import Op, apply, frozen
+from .op import SIMPLE, Op, apply, frozen
 from .tape import NO_ATTRS, Entry, caller, internal, next_number, recording
 from .tensor import Tensor, entry_of
 from .value import NUMBERS, SCALAR, Number, as_value
@@ -36,7 +36,7 @@ def _function({signature}):
         _e.number = _next_number()
         _e.op = _op
         _e.inputs = ({sources},)
-        _e.attrs = {frozen}
+        _e.attrs = {attrs}
         _e.state = 1
         _e.code = _code
         _e.lasti = _lasti
@@ -117,12 +117,11 @@ def _source_of(operand: Any, value: Any) -> Entry | Number:
     return entry_of(operand) if isinstance(operand, Tensor) else value
 
 
-_SIMPLE = frozenset([type(None), bool, int, float, str, slice])
 _RUNTIME = {
     "_apply": apply, "_frozen": frozen, "_Tensor": Tensor, "_Entry": Entry, "_new": object.__new__, "_SCALAR": SCALAR,
     "_recording": recording, "_getframe": sys._getframe, "_internal": internal, "_caller": caller,
     "_as_value": as_value, "_next_number": next_number, "_source_of": _source_of, "_float64": np.float64,
-    "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": _SIMPLE, "_NO_ATTRS": NO_ATTRS,
+    "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": SIMPLE, "_NO_ATTRS": NO_ATTRS,
 }  # fmt: skip
 
 
@@ -139,7 +138,7 @@ def eager_function(
 
 
 def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequence[str]) -> str:
-    attrs = _dict(op, "{0}")
+    attrs = "{" + ", ".join(f"{k!r}: {k}" for k in op.attrs) + "}" if op.attrs else "_NO_ATTRS"
     if op.variadic or not op.differentiable:
         operands = op.inputs[0] if op.variadic else f"({', '.join(op.inputs)},)"
         return f"def _function({signature}):\n    return _apply(_op, {operands}, {attrs})\n"
@@ -153,20 +152,17 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
 
     return _TEMPLATE.format(
         signature=signature,
-        unpack="".join(
+        unpack="".join(f"    if type({k}) not in _simple:\n        {k} = _frozen({k})\n" for k in op.attrs)
+        + "".join(
             (_UNPACK if literals or k else _UNPACK_ARRAY).format(x=x, apply=give_up) for k, x in enumerate(op.inputs)
         ),
         compute=_compute(op.inputs, give_up, attrs, on_arrays, on_floats),
         live=" or ".join(f"_live_{x}" for x in rules),
         sources=", ".join(f"_e_{x} or _source_of({x}, _v_{x})" for x in op.inputs),
-        frozen=_dict(op, "{0} if type({0}) in _simple else _frozen({0})"),
+        attrs=attrs,
         kept=f"_z if {needed_by('z')} else None" if needed_by("z") else "None",
         pins="".join(_PIN.format(x=x, live=needed_by(x)) for x in op.inputs if needed_by(x)),
     )
-
-
-def _dict(op: Op, value: str) -> str:
-    return "{" + ", ".join(f"{k!r}: {value.format(k)}" for k in op.attrs) + "}" if op.attrs else "_NO_ATTRS"
 
 
 def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[str], on_floats: Sequence[str]) -> str:

@@ -201,11 +201,15 @@ _SYMBOLS = {
 }  # fmt: skip
 
 
+#: Types of attributes that nobody can change.
+SIMPLE = frozenset([type(None), bool, int, float, str, slice])
+
 # --- running an op --------------------------------------------------------------------------------------------
 
 
 def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     """Evaluate an op and, where a gradient can flow through it, record it."""
+    attrs = {k: v if type(v) in SIMPLE else frozen(v) for k, v in attrs.items()} if attrs else attrs
     values: list[Any] = []
     sources: list[Any] = []
     active, bit = 0, 1
@@ -246,10 +250,6 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     entry.number = next_number()
     entry.op = op
     entry.inputs = tuple(sources)
-    for v in attrs.values():
-        if v is not None and type(v) not in NUMBERS:
-            attrs = {k: frozen(v) for k, v in attrs.items()}
-            break
     entry.attrs = attrs
     entry.state = ACTIVE
     entry.name = None
@@ -274,9 +274,13 @@ def _array(op: Op, k: int, x: Any) -> Value:
 
 
 def frozen(attr: Any) -> Any:
-    """Attributes as the user cannot change them later."""
-    if attr is None or type(attr) in NUMBERS:
-        return attr
+    """An attribute as the user cannot change it later. Raises TypeError for a tensor that requires a gradient."""
+    if isinstance(attr, Tensor):
+        if attr.requires_grad:
+            raise TypeError(
+                "a gradient flows through operands only, not through an attribute; pass its .item() or .numpy()"
+            )
+        return attr.tolist() if attr.ndim == 0 else attr.numpy()
     if isinstance(attr, np.ndarray):
         return attr.copy()
     if isinstance(attr, list):

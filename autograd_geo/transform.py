@@ -14,8 +14,8 @@ import numpy as np
 
 from .backward import Write, events, fit, seed_of
 from .declare import pointwise
-from .op import functions
-from .tape import CONSTANT, Entry, enable_grad, leaf, next_number, recording, tape
+from .op import Op, Rule, Rules, functions
+from .tape import ACTIVE, CONSTANT, Entry, enable_grad, leaf, next_number, recording, tape
 from .tensor import Tensor, entry_of, tensor, wrap
 from .tree import fill, leaves, map_leaves
 from .value import as_value, strong
@@ -64,15 +64,22 @@ def _reaches_outside(order: Iterable[Entry], variables: set[Entry], since: int) 
 
 
 def _pull(
-    out: Tensor, seed: Any, variables: Sequence[Entry], since: int, outer: bool, retain: bool = False
+    out: Tensor,
+    seed: Any,
+    variables: Sequence[Entry],
+    since: int,
+    outer: bool,
+    retain: bool = False,
+    traced: bool = False,
 ) -> tuple[list[Tensor], bool]:
     """Cotangents of `variables`, and whether they are part of an outer tape (and so recorded)."""
     entry = out._entry
     if entry is None or not entry.state or entry.number < since:
         return [_zeros(v) for v in variables], out.requires_grad
-    traced = outer and _reaches_outside(tape(entry, since)[1], set(variables), since)
+    if not traced and outer and _reaches_outside(tape(entry, since)[1], set(variables), since):
+        seed, traced = [wrap(s) for s in seed] if isinstance(seed, list) else wrap(seed), True
     with enable_grad():
-        passed = events(entry, wrap(seed) if traced else seed, retain=retain or traced, traced=traced, since=since)
+        passed = events(entry, seed, retain=retain or traced, traced=traced, since=since)
         found = {event[1]: event[2] for event in passed if event[0] is Write}
     cotangents = [found.get(e) for e in variables]
     return [
@@ -133,6 +140,25 @@ def grad(fn: Function, argnums: int | Sequence[int] = 0) -> Function:
     return wrapped
 
 
+def _joined(outputs: Sequence[Tensor]) -> Tensor:
+    """Several outputs as one: its cotangent is the list of theirs."""
+    if not outputs:
+        return tensor(0.0)
+
+    def rule(k: int) -> Rule:
+        def take(g: Any, entry: Entry) -> Any:
+            return g[k]
+
+        return Rule(take, take, take, frozenset())
+
+    entry = leaf(0.0, ACTIVE)
+    entry.op = Op(
+        name="results", family="custom", inputs=("results",), attrs={}, forward=list, rules=Rules(rule), variadic=True
+    )
+    entry.inputs = tuple([entry_of(t) for t in outputs])
+    return wrap(0.0, entry)
+
+
 def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """(fn(*primals), pull), where pull(cotangent) gives the vector-Jacobian product for each primal.
 
@@ -150,12 +176,17 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
         given = list(leaves(cotangent))
         if len(given) != len(outputs):
             raise ValueError(f"vjp: the function has {len(outputs)} results, the cotangent {len(given)}")
-        with enable_grad():
-            total: Any = tensor(0.0)
-            for t, u in zip(outputs, given, strict=True):
-                value = seed_of(t, u)
-                total = total + functions["sum"](t * (u if isinstance(u, Tensor) else wrap(value)))
-        found, _ = _pull(total, seed_of(total, None), variables, since, outer, retain=True)
+        seeds = [seed_of(t, u) for t, u in zip(outputs, given, strict=True)]
+        live = [k for k, t in enumerate(outputs) if t._entry and t._entry.state and t._entry.number >= since]
+        traced = outer and any(isinstance(u, Tensor) and u.requires_grad for u in given)
+        if traced:
+            seeds = [
+                u.astype(t.dtype) if isinstance(u, Tensor) else wrap(s)
+                for t, u, s in zip(outputs, given, seeds, strict=True)
+            ]
+        found, _ = _pull(
+            _joined([outputs[k] for k in live]), [seeds[k] for k in live], variables, since, outer, True, traced
+        )
         return tuple(fill(watched, iter(found)))
 
     order = [e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]]
@@ -171,7 +202,9 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
     assert rule is not None
     if entry.op.family == "pointwise":
         pushed = rule.traced(tangent, entry) if traced else rule.raw(strong(tangent), entry)
-        return functions["broadcast_to"](pushed, entry.shape) if traced else np.broadcast_to(pushed, entry.shape)
+        if traced:
+            return functions["broadcast_to"](pushed, entry.shape).astype(entry.dtype)
+        return np.asarray(np.broadcast_to(pushed, entry.shape), entry.dtype)
     since = next_number()
     with enable_grad():
         cotangent = tensor(np.zeros(entry.shape, entry.dtype), requires_grad=True)
@@ -197,7 +230,7 @@ def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
     with enable_grad():
         watched = _watch("jvp", tuple(primals))
         variables = [entry_of(v) for v in leaves(watched)]
-        originals = [wrap(e.value, e) for e in variables]
+        originals = [wrap(v._value, v._entry) for v in leaves(watched)]
         out = fn(*watched)
     given = list(leaves(tuple(tangents)))
     if len(variables) != len(given):

@@ -11,6 +11,7 @@ from ..declare import custom, linear, sample
 from ..op import composite
 from ..tensor import Tensor
 from ..value import NUMBERS, from_user
+from .shape import ravel
 
 
 def _plain(index: Any) -> Any:
@@ -144,7 +145,7 @@ def _take(x: Any, indices: Any, /, axis: int) -> Any:
 def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     """Elements at integer positions along `axis`; of the flattened tensor if None. Raises IndexError outside."""
     indices = indices if isinstance(indices, Tensor) else np.asarray(indices, dtype=np.intp)
-    return _take(x.reshape(-1) if axis is None else x, indices, 0 if axis is None else axis)
+    return _take(ravel(x) if axis is None else x, indices, 0 if axis is None else axis)
 
 
 def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:

@@ -176,12 +176,12 @@ def _norm(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
 def norm(x: Any, ord: float | None = None, axis: Axis = None, keepdims: bool = False) -> Any:
     """Vector norm over `axis` (all axes if None): `ord` None or 2 Euclidean, 1 sum, inf largest of |x|.
 
-    Raises ValueError for another order, and where NumPy would take a matrix norm: say `axis`, or ravel first.
+    Raises ValueError for another order or a single number, TypeError where NumPy would take a matrix norm.
     """
+    if ord is not None and np.ndim(x) == 0:
+        raise ValueError(f"norm: ord={ord!r} needs at least one axis")
     if ord is not None and (np.ndim(x) > 1 if axis is None else np.ndim(axis) > 0):
-        raise ValueError(
-            f"norm: ord={ord!r} over two axes is a matrix norm, which is not built in; give one axis, or ravel"
-        )
+        raise TypeError(f"norm: ord={ord!r} over several axes is a matrix norm, which is not built in; name one axis")
     if ord is None or ord == 2:
         return _norm(x, axis=axis, keepdims=keepdims)
     if ord == 1:
@@ -202,6 +202,7 @@ def _finite(z: Any) -> Any:
 )  # fmt: skip
 def logsumexp(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) over `axis`, without overflow; -inf, with derivative 0, where all are -inf."""
+    x = x if x.dtype.kind == "f" else x.astype(float)
     largest = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
     shift = _finite(largest).astype(x.dtype)
     with np.errstate(divide="ignore"):
