@@ -114,8 +114,8 @@ def _check_names(op: str, inputs: Sequence[str], attrs: Iterable[str]) -> None:
     for name in names:
         if name in ("g", "z", "entry", "shape", "shapes") or name.startswith("_") or names.count(name) > 1:
             raise ValueError(
-                f"op {op!r}: {name!r} cannot name an input or attribute; g, z, entry, shape, shapes and names that start "
-                "with an underscore mean something else in a rule, and each name stands once"
+                f"op {op!r}: {name!r} cannot name an input or attribute; g, z, entry, shape, shapes and names with a "
+                "leading underscore mean something else in a rule, and each name stands once"
             )
 
 
@@ -200,9 +200,19 @@ def _pointwise_function(op: Op, body: expr.Node) -> TensorFunction:
         return eager_function(op, signature, namespace, on_arrays, on_floats)
 
     direct = function(op.inputs)
+    _sign(direct, op.inputs, op.attrs)
     if op.name in OPERATORS:
         direct.reflected = function(op.inputs[::-1])  # type: ignore[attr-defined]
     return direct
+
+
+def _sign(function: Any, operands: Iterable[str], attrs: Mapping[str, Any]) -> None:
+    """Say what the function takes before its source is written."""
+    kind = inspect.Parameter
+    function.__signature__ = inspect.Signature(
+        [kind(x, kind.POSITIONAL_OR_KEYWORD) for x in operands]
+        + [kind(k, kind.KEYWORD_ONLY, default=v) for k, v in attrs.items()]
+    )
 
 
 def _pointwise_doc(op: Op, formula: str, doc: str) -> str:
@@ -431,6 +441,7 @@ def multilinear(
     else:
         passed = ", ".join(f"_v_{x}" for x in inputs)
         function = eager_function(op, ", ".join(inputs), {"_forward": op.forward}, lambda: [f"_z = _forward({passed})"])
+        _sign(function, inputs, {})
     function.__doc__, function.__module__ = doc, module
     return register(op, function, method)
 

@@ -188,7 +188,8 @@ def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[st
         floats += f" and type(_v_{y}) in _numbers or type(_v_{y}) is float and type(_v_{x}) in _numbers"
     values = ", ".join(f"_float64(_v_{x})" for x in xs)
     return (
-        f"    if {floats}:\n        try:\n{widen}{_indented(on_floats, 3)}        except (ArithmeticError, ValueError):\n"
+        f"    if {floats}:\n        try:\n{widen}{_indented(on_floats, 3)}"
+        f"        except (ArithmeticError, ValueError):\n"
         f"            _z = _op.evaluate([{values}], {attrs})\n    else:\n{arrays}"
     )
 

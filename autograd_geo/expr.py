@@ -383,7 +383,7 @@ NUMPY: dict[str, Any] = {
     for name in (
         "absolute sqrt cbrt exp expm1 log log1p log2 log10 sign floor ceil rint maximum minimum hypot heaviside "
         "remainder reciprocal sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan atan2"
-    ).split()  # noqa: SIM905
+    ).split()
 } | {"power": operator.pow, "where": _choose, "erf": _erf}  # unlike np.power, ** squares by multiplying
 
 
@@ -414,7 +414,7 @@ SCALAR: dict[str, Any] = {
     for name in (
         "sqrt cbrt exp expm1 log log1p log2 log10 hypot sin cos tan sinh cosh tanh asinh acosh atanh asin acos "
         "atan atan2 erf"
-    ).split()  # noqa: SIM905
+    ).split()
 } | {
     "absolute": abs,
     "power": math.pow,

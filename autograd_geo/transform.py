@@ -17,7 +17,7 @@ from .declare import pointwise
 from .op import Op, Rule, Rules, functions
 from .tape import ACTIVE, CONSTANT, Entry, enable_grad, leaf, next_number, recording, tape
 from .tensor import Tensor, entry_of, tensor, wrap
-from .tree import fill, leaves, map_leaves
+from .tree import fill, leaves, leaves_like, map_leaves
 from .value import as_value, strong
 
 Function = Callable[..., Any]
@@ -173,9 +173,7 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
     outputs = [_tensor_out("vjp", t) for t in leaves(out)]
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
-        given = list(leaves(cotangent))
-        if len(given) != len(outputs):
-            raise ValueError(f"vjp: the function has {len(outputs)} results, the cotangent {len(given)}")
+        given = list(leaves_like(cotangent, out, f"vjp: the function has {len(outputs)} results; the cotangent"))
         seeds = [seed_of(t, u) for t, u in zip(outputs, given, strict=True)]
         live = [k for k, t in enumerate(outputs) if t._entry and t._entry.state and t._entry.number >= since]
         traced = outer and any(isinstance(u, Tensor) and u.requires_grad for u in given)
@@ -232,9 +230,7 @@ def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
         variables = [entry_of(v) for v in leaves(watched)]
         originals = [wrap(v._value, v._entry) for v in leaves(watched)]
         out = fn(*watched)
-    given = list(leaves(tuple(tangents)))
-    if len(variables) != len(given):
-        raise ValueError(f"jvp: {len(variables)} primals, but {len(given)} tangents")
+    given = list(leaves_like(tuple(tangents), watched, f"jvp: there are {len(variables)} primals; their tangents"))
     outputs = [_tensor_out("jvp", t) for t in leaves(out)]
     order = sorted({e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]}, key=lambda e: e.number)
     entries = set(variables)
@@ -290,7 +286,7 @@ def hessian(fn: Function, argnum: int = 0) -> Function:
 
 def hvp(fn: Function, x: Any, v: Any) -> Any:
     """The Hessian of a scalar `fn` at `x` times `v`, nested like `x`, without forming the Hessian."""
-    vectors = list(leaves(v))
+    vectors = list(leaves_like(v, x, "hvp: the vector"))
 
     def slope(x: Any) -> Tensor:
         along = tensor(0.0)

@@ -95,9 +95,13 @@ def _on_booleans(symbol: str, function: Callable[..., Tensor]) -> Callable[..., 
     return operator
 
 
-Tensor.__and__ = Tensor.__rand__ = _on_booleans("&", logical_and)
-Tensor.__or__ = Tensor.__ror__ = _on_booleans("|", logical_or)
-Tensor.__invert__ = _on_booleans("~", logical_not)
+for _names, _operator in (
+    (("__and__", "__rand__"), _on_booleans("&", logical_and)),
+    (("__or__", "__ror__"), _on_booleans("|", logical_or)),
+    (("__invert__",), _on_booleans("~", logical_not)),
+):
+    for _name in _names:
+        setattr(Tensor, _name, _operator)
 isnan = pointwise("isnan(x) = x != x")
 isfinite = pointwise("isfinite(x) = abs(x) < inf")
 _where = pointwise(

@@ -144,7 +144,10 @@ def _take(x: Any, indices: Any, /, axis: int) -> Any:
 @composite()
 def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     """Elements at integer positions along `axis`; of the flattened tensor if None. Raises IndexError outside."""
-    indices = indices if isinstance(indices, Tensor) else np.asarray(indices, dtype=np.intp)
+    indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
+    if indices.dtype.kind not in "iub" and indices.size:
+        raise TypeError(f"take: indices are integers, not {indices.dtype}")
+    indices = indices.astype(np.intp)
     return _take(ravel(x) if axis is None else x, indices, 0 if axis is None else axis)
 
 

@@ -98,4 +98,5 @@ def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     """Sum of the diagonal of two axes, `offset` places above the main one."""
     x = moveaxis(x, (axis1, axis2), (0, 1))
     rows = np.arange(max(0, min(x.shape[0] + min(offset, 0), x.shape[1] - max(offset, 0))))
-    return x[rows - min(offset, 0), rows + max(offset, 0)].sum(axis=0)
+    diagonal: Tensor = x[rows - min(offset, 0), rows + max(offset, 0)]
+    return diagonal.sum(axis=0)

@@ -50,6 +50,8 @@ def mean(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     count = _count(x.shape, axis)
     if count == 0:
         raise ValueError("the mean of no elements is undefined")
+    if x.dtype == np.float16:
+        return np.mean(x, axis=axis, keepdims=keepdims)  # which adds in single precision
     return x.sum(axis=axis, keepdims=keepdims) / (x.dtype.type(count) if x.dtype.kind == "f" else count)
 
 

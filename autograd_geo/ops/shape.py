@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -139,20 +140,18 @@ def astype(x: Any, dtype: Any) -> Tensor:
 # --- joining and repeating --------------------------------------------------------------------------------------
 
 
-def _part(g: Any, k: int, shapes: Sequence[tuple[int, ...]], axis: int) -> Any:
-    axis %= g.ndim
-    start = sum(s[axis] for s in shapes[:k])
-    return g[(slice(None),) * axis + (slice(start, start + shapes[k][axis]),)]
+def _part(g: Any, k: int, axis: int, cuts: tuple[int, ...]) -> Any:
+    return g[(slice(None),) * (axis % g.ndim) + (slice(cuts[k], cuts[k + 1]),)]
 
 
 @custom(
     arrays=_part,
-    samples=(sample((2, 3), (4, 3)), sample((2, 3), (2, 1), (2, 2), axis=-1)),
+    samples=(sample((2, 3), (4, 3), cuts=(0, 2, 6)), sample((2, 3), (2, 1), (2, 2), axis=-1, cuts=(0, 3, 4, 6))),
     method=False,
     reference="np.concatenate(arrays, axis)",
 )
-def _concatenate(*arrays: Any, axis: int = 0) -> Any:
-    """See `concatenate`."""
+def _concatenate(*arrays: Any, axis: int = 0, cuts: tuple[int, ...] = ()) -> Any:
+    """See `concatenate`; `cuts` is where each array starts, and the end."""
     return np.concatenate(arrays, axis)
 
 
@@ -160,8 +159,10 @@ def _concatenate(*arrays: Any, axis: int = 0) -> Any:
 def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Tensor:
     """Arrays joined along an existing axis; flattened first if `axis` is None."""
     if axis is None:
-        return _concatenate(*[ravel(a) for a in arrays])
-    return _concatenate(*arrays, axis=axis)
+        arrays, axis = [ravel(a) for a in arrays], 0
+    shapes = [np.shape(a) for a in arrays]
+    lengths = [s[axis] if -len(s) <= axis < len(s) else 0 for s in shapes]
+    return _concatenate(*arrays, axis=axis, cuts=tuple(accumulate(lengths, initial=0)))
 
 
 @custom(
@@ -225,12 +226,16 @@ def tile(x: Any, reps: Any) -> Tensor:
     return _tile(x, (int(reps),) if isinstance(reps, int | np.integer) else tuple(int(r) for r in reps))
 
 
+def _collect(g: Any, source: Any, length: int, axis: int) -> Any:
+    """Along `axis`, add each element of g to where it came from."""
+    g = np.moveaxis(g, axis, 0)
+    z = np.zeros((length, *g.shape[1:]), g.dtype)
+    np.add.at(z, source, g)
+    return np.moveaxis(z, 0, axis)
+
+
 def _unrepeat(g: Any, shape: tuple[int, ...], repeats: Any, axis: int) -> Any:
-    n = shape[axis]
-    counts = np.broadcast_to(np.asarray(repeats), (n,))
-    owner = np.zeros((n, int(counts.sum())))  # row i has ones where element i went
-    owner[np.repeat(np.arange(n), counts), np.arange(owner.shape[1])] = 1.0
-    return np.moveaxis(np.tensordot(owner.astype(g.dtype), g, axes=(1, axis)), 0, axis)
+    return _collect(g, np.repeat(np.arange(shape[axis]), repeats), shape[axis], axis)
 
 
 @linear(
@@ -287,8 +292,7 @@ def _unpad(g: Any, shape: tuple[int, ...], pad_width: Any, mode: str) -> Any:
         return g[tuple(slice(a, a + n) for (a, _), n in zip(widths, shape, strict=True))]
     for axis, (n, width) in enumerate(zip(shape, widths, strict=True)):
         source = np.pad(np.arange(n), width, mode=mode)  # type: ignore[call-overload]
-        owner = (np.arange(n)[:, None] == source).astype(g.dtype)
-        g = np.moveaxis(np.tensordot(owner, g, axes=(1, axis)), 0, axis)
+        g = _collect(g, source, n, axis)
     return g
 
 
