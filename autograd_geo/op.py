@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import Parameter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -95,6 +96,17 @@ class Op:
             found = tuple([k for k, name in enumerate(names) if name in needs]), "z" in needs
             self._keeps[active] = found
         return found
+
+    def shape(self, *operands: Any, **attrs: Any) -> tuple[int, ...]:
+        """The shape of the result for operands given by their shapes, or as arrays where the values matter (indices).
+
+        Raises what the op itself would raise for them.
+        """
+        stand_ins = [np.broadcast_to(1.0, x) if isinstance(x, tuple) else x for x in operands]
+        if self.family == "pointwise":
+            return np.broadcast_shapes(*[np.shape(x) for x in stand_ins])
+        defaults = {k: v for k, v in self.attrs.items() if v is not Parameter.empty}
+        return np.shape(self.evaluate(stand_ins, {**defaults, **attrs}))
 
     def evaluate(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> Value:
         """The op's value for NumPy inputs. Errors name the op and the shapes."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +63,7 @@ def chain(name: str, length: int) -> Work:
 def _initial(sizes: Sequence[int], dtype: Any) -> list[np.ndarray[Any, Any]]:
     """Weights (outputs, inputs) and bias of each layer, one after the other."""
     rng = np.random.default_rng(0)
-    pairs = [(m, n) for n, m in zip(sizes, sizes[1:], strict=False)]
+    pairs = [(m, n) for n, m in pairwise(sizes)]
     return [(rng.uniform(-1, 1, shape) / math.sqrt(m[1])).astype(dtype) for m in pairs for shape in (m, m[:1])]
 
 
@@ -70,7 +73,7 @@ def _training(library: Library, sizes: Sequence[int], dtype: Any, loss: str, opt
     assert assign is not None
     layers = []
     initial = _initial(sizes, dtype)
-    for n, m in zip(sizes, sizes[1:], strict=False):
+    for n, m in pairwise(sizes):
         layers += [nn.Linear(n, m, dtype=getattr(library.xp, dtype, dtype)), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     parameters = list(model.parameters())
@@ -170,8 +173,9 @@ def wave(name: str, points: int = 500, steps: int = 1000) -> Work:
 
 
 def imported(module: str) -> Work:
-    """A fresh process that imports one module."""
-    return Work(partial(subprocess.run, [sys.executable, "-c", f"import {module}"], check=True))
+    """A fresh process that imports one module, compiled to bytecode before."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return Work(partial(subprocess.run, [sys.executable, "-c", f"import {module}"], check=True, env=environment))
 
 
 ROWS = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -111,6 +112,7 @@ class Result:
 # --- measuring ------------------------------------------------------------------------------------------------
 
 _REPETITION = 0.05  # seconds that one repetition lasts at least
+_PATIENCE = 60.0  # seconds after which a slow contestant takes part in no more rounds, once it has done three
 
 
 def measure(row: Row, rounds: int) -> list[Result]:
@@ -126,21 +128,23 @@ def measure(row: Row, rounds: int) -> list[Result]:
             expected = found if first else expected
             result.problem = _difference(expected, found, row.rtol)
             result.wrong = bool(result.problem)
-            result.items, result.loops = work.items, 1
+            result.items = work.items
             if not result.problem:
                 result.loops = max(1, round(_REPETITION / _seconds(work.run, 1)))
                 works.append((result, work))
         except ImportError:
             result.problem = "not installed"
         except Exception as error:
-            result.problem, result.wrong = f"{type(error).__name__}: {error}", first
+            print(f"{contestant.name}: {type(error).__name__}: {error}", file=sys.stderr)
+            result.problem, result.wrong = type(error).__name__, first
         if first and result.problem:
             return results[:1]
     for turn in range(rounds):
         start = turn % len(works)
         for result, work in works[start:] + works[:start]:
-            gc.collect()
-            result.times.append(_seconds(work.run, result.loops) / work.items)
+            if turn < 3 or sum(result.times) * result.loops * work.items < _PATIENCE:
+                gc.collect()
+                result.times.append(_seconds(work.run, result.loops) / work.items)
     if row.memory:
         prepare = {c.name: c.prepare for c in row.contestants}
         for result, _ in works:
@@ -213,11 +217,12 @@ def threads() -> int:
 
 
 def machine(packages: Sequence[str]) -> dict[str, str]:
-    """What the figures were measured on: processor, threads, versions of Python and of these packages."""
+    """What the figures were measured on: processor, threads, versions of Python, of ours and of these packages."""
     found = {
         "processor": _processor(), "cores": str(cores()), "threads": str(threads()), "system": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }  # fmt: skip
+    found[OURS] = importlib.import_module(OURS).__version__
     for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
@@ -262,7 +267,7 @@ def verdicts(row: Row, results: Sequence[Result]) -> list[tuple[Target, str]]:
 def lines(row: Row, results: Sequence[Result]) -> list[tuple[str, ...]]:
     """The row as lines of the table."""
     targets = {t.line: (t.text, verdict) for t, verdict in verdicts(row, results)}
-    table = []
+    table: list[tuple[str, ...]] = []
     for k, r in enumerate(results):
         figures = (r.problem, "", "")
         if r.times:

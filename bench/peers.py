@@ -1,17 +1,18 @@
-"""The libraries that compete, under one interface. Each function imports its library when it is called."""
+"""The libraries that compete, under one interface. Each function imports its library; ImportError if it is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from .harness import OURS, threads
 
-PACKAGES = ("numpy", "autograd-geo", "torch", "jax", "autograd", "mygrad", "micrograd")
+PACKAGES = ("numpy", "torch", "jax", "autograd", "mygrad", "micrograd")
 Gradient = Callable[[Callable[..., Any]], Callable[..., Sequence[Any]]]
 
 
@@ -64,45 +65,34 @@ def ours() -> Library:
 
 
 def pytorch() -> Library:
-    import torch
-
+    torch: Any = import_module("torch")
     torch.set_num_threads(threads())
     leaf = partial(torch.tensor, requires_grad=True, dtype=torch.float64)
-    return Library(
-        _by_tape(leaf),
-        torch,
-        torch.tensor,
-        leaf,
-        torch.nn,
-        torch.optim,
-        lambda p, array: p.data.copy_(torch.tensor(array)),
-    )
+
+    def assign(parameter: Any, array: Any) -> None:
+        parameter.data.copy_(torch.tensor(array))
+
+    return Library(_by_tape(leaf), torch, torch.tensor, leaf, torch.nn, torch.optim, assign)
 
 
 def hips_autograd() -> Library:
-    import autograd
-    import autograd.numpy
-
-    return Library(_by_transform(autograd.grad), autograd.numpy)
+    return Library(_by_transform(import_module("autograd").grad), import_module("autograd.numpy"))
 
 
 def jax_eager() -> Library:
-    import jax
-
+    jax: Any = import_module("jax")
     jax.config.update("jax_enable_x64", True)
     return Library(_by_transform(jax.grad), jax.numpy, jax.numpy.asarray)
 
 
 def mygrad() -> Library:
-    import mygrad
-
-    return Library(_by_tape(mygrad.tensor), mygrad, leaf=mygrad.tensor)
+    module: Any = import_module("mygrad")
+    return Library(_by_tape(module.tensor), module, leaf=module.tensor)
 
 
 def micrograd() -> Library:
-    from micrograd.engine import Value
-
-    return Library(_by_tape(Value), leaf=Value)
+    leaf = import_module("micrograd.engine").Value
+    return Library(_by_tape(leaf), leaf=leaf)
 
 
 LIBRARIES: dict[str, Callable[[], Library]] = {

@@ -142,6 +142,13 @@ def test_only_what_a_rule_needs_is_kept(op: Op) -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_shape_rule(op: Op) -> None:
+    for args, attrs in calls(op):
+        operands = [np.shape(a) if np.asarray(a).dtype.kind == "f" else a for a in args]
+        assert op.shape(*operands, **attrs) == apply(op, args, attrs).shape
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_says_what_it_is(op: Op) -> None:
     function = functions[op.name]
     assert op.name.endswith(".T") or function.__doc__
