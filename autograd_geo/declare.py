@@ -54,10 +54,24 @@ def _from_float(raw: Callable[[Value, Entry], Value]) -> Callable[[float, Entry]
     return lambda g, entry: raw(np.float64(g), entry)
 
 
+def _floating(value: Value) -> Value:
+    value = strong(value)
+    return value.astype(np.float64) if value.dtype.kind in "iu" else value
+
+
+def _lifted(entry: Entry) -> tuple[Value, Entry | None]:
+    value = entry.value
+    if type(value) is not float and value.dtype.kind in "iu":
+        return value.astype(np.float64), None
+    return value, entry
+
+
 # How a rule's code reads an entry: as it is held, as NumPy should see it, as a tensor on the tape.
 _HELD, _LIFTED = "{0}.value", "_wrap({0}.value, {0})"
 _STRONG = "({0}.value if type({0}.value) is not float else _float64({0}.value))"
-_READERS = {"_float64": np.float64, "_wrap": wrap, "_Entry": Entry}
+# Partials are computed in floating point: integers of few bits would overflow in them.
+_FLOATING, _LIFTED_FLOATING = "_floating({0}.value)", "_wrap(*_lifted({0}))"
+_READERS = {"_floating": _floating, "_lifted": _lifted, "_float64": np.float64, "_wrap": wrap, "_Entry": Entry}
 
 
 def _rule_function(
@@ -159,7 +173,7 @@ def pointwise(
         raw, scalar, traced = (
             _rule_function(f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, _lines(product, codes), read, namespace)
             for read, namespace, codes in (
-                (_STRONG, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED, _TRACED, {})
+                (_FLOATING, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED_FLOATING, _TRACED, {})
             )
         )  # fmt: skip
         needs = frozenset(asks) & {*d.inputs, "z"}
@@ -230,6 +244,18 @@ def _pointwise_doc(op: Op, formula: str, doc: str) -> str:
 # --- written in NumPy: linear and custom ----------------------------------------------------------------------
 
 
+def _private(forward: Function) -> Function:
+    """A user's function whose result nobody else holds: one that returns its workspace would change tapes later."""
+
+    def run(*operands: Any, **attrs: Any) -> Any:
+        z = forward(*operands, **attrs)
+        if isinstance(z, np.ndarray) and (z.base is not None or sys.getrefcount(z) > 2):
+            return z.copy()
+        return z
+
+    return run
+
+
 def _declared(forward: Function) -> tuple[tuple[str, ...], dict[str, Any], bool]:
     """Operands (before `/`, or `*name` for any number), attributes with their defaults, variadic or not."""
     operands: list[str] = []
@@ -258,7 +284,7 @@ def _function_of(op: Op, forward: Function, module: str) -> TensorFunction:
     named = [p if p.default is p.empty else p.replace(default=_Name(f"_default_{p.name}")) for p in parameters]
     signature = str(inspect.Signature(named))[1:-1]
     passed = ", ".join([*(f"_v_{x}" for x in op.inputs), *(f"{k}={k}" for k in op.attrs)])
-    function = eager_function(op, signature, {"_forward": forward, **defaults}, lambda: [f"_z = _forward({passed})"])
+    function = eager_function(op, signature, {"_forward": op.forward, **defaults}, lambda: [f"_z = _forward({passed})"])
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__doc__, function.__module__ = forward.__doc__, module
     return function
@@ -291,7 +317,8 @@ def custom(
         stray = set(rules) - set(operands)
         if stray:
             raise ValueError(f"op {forward.__name__!r}: no operand is called {', '.join(sorted(stray))}")
-        name = forward.__name__.lstrip("_")
+        name, module = forward.__name__.lstrip("_"), _module_of_caller()
+        run = forward if module.startswith("autograd_geo.") else _private(forward)
 
         def rule(k: int) -> Rule | None:
             x = operands[0 if variadic else k]
@@ -301,11 +328,11 @@ def custom(
             return replace(made, text=(latex[x], made.label)) if x in latex else made
 
         op = Op(
-            name=name, family="custom", inputs=operands, attrs=attrs, forward=forward, variadic=variadic,
+            name=name, family="custom", inputs=operands, attrs=attrs, forward=run, variadic=variadic,
             rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(operands))),
             symbol=symbol or name, samples=tuple(samples), reference=reference,
         )  # fmt: skip
-        return register(op, _function_of(op, forward, _module_of_caller()), method)
+        return register(op, _function_of(op, forward, module), method)
 
     return declare
 
@@ -329,6 +356,7 @@ def linear(
         operands, attrs, variadic = _declared(forward)
         assert not variadic, "a linear op has one linear operand"
         name, module = forward.__name__.lstrip("_"), _module_of_caller()
+        run = forward if module.startswith("autograd_geo.") else _private(forward)
         asks = list(inspect.signature(transpose).parameters)
         constants, given = operands[1:], [*operands[1:], *attrs]
         text = f"def _function({', '.join(['g', *constants, 'shape', *attrs])}):\n    return _rule({', '.join(asks)})\n"
@@ -345,7 +373,7 @@ def linear(
         )
         again = f"return _rule({', '.join(['g', *constants, *(f'{k}={k}' for k in attrs)])})"
         raw_again = _rule_function(
-            f"d{name}.T", 0, ("_", *constants), attrs, given, lambda: [again], _STRONG, {"_rule": forward}
+            f"d{name}.T", 0, ("_", *constants), attrs, given, lambda: [again], _STRONG, {"_rule": run}
         )
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
@@ -361,7 +389,7 @@ def linear(
         no_rules = (None,) * len(constants)
         rule = Rule(raw, _from_float(raw), traced, needs, (rf"{formula}^{{\top}}", f"{name}ᵀ"))
         op = Op(
-            name=name, family="linear", inputs=operands, attrs=attrs, forward=forward, rules=(rule, *no_rules),
+            name=name, family="linear", inputs=operands, attrs=attrs, forward=run, rules=(rule, *no_rules),
             symbol=symbol or name, samples=tuple(samples), reference=reference,
         )  # fmt: skip
         rule = Rule(raw_again, _from_float(raw_again), traced_again, needs, (formula, name))

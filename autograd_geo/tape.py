@@ -208,6 +208,20 @@ class set_grad_enabled(ContextDecorator):
                     return await function(*args, **kwargs)
 
             return cast(_F, awaited)
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            async def stepped(*args: Any, **kwargs: Any) -> Any:
+                steps = function(*args, **kwargs)
+                while True:
+                    try:
+                        with set_grad_enabled(mode):
+                            item = await anext(steps)
+                    except StopAsyncIteration:
+                        return
+                    yield item
+
+            return cast(_F, stepped)
         if inspect.isgeneratorfunction(function):
 
             @functools.wraps(function)

@@ -261,18 +261,23 @@ class Tensor:
                     f"{how} on a leaf that requires a gradient would lose the leaf: write it as a new tensor, "
                     "or update it inside `with ag.no_grad():`"
                 )
-            self.assign(result._value)
+            self.hold(result._value)
             return
         self._value, self._entry = result._value, result._entry
 
-    def assign(self, value: Value) -> None:
-        """Replace the value of an unrecorded tensor or leaf, keeping shape, dtype, name and `.grad`.
+    def assign(self, value: Any) -> None:
+        """Replace the value of an unrecorded tensor or leaf by a copy of `value`, keeping dtype, name and `.grad`.
 
-        Tapes recorded before keep differentiating at the old value. Raises ValueError for another shape.
+        Tapes recorded before keep differentiating at the old value. Raises ValueError for another shape, TypeError
+        for data that is not numeric; then nothing has changed.
         """
+        self.hold(from_user(value.numpy() if isinstance(value, Tensor) else value, self.dtype))
+
+    def hold(self, value: Value) -> None:
+        """As `assign`, but takes over `value`, of this tensor's dtype, which nobody else may change afterwards."""
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be assigned, and this is {describe(entry_of(self))}")
-        value = as_value(value if type(value) is float else np.asarray(value, self.dtype))
+        value = as_value(value)
         shape = () if type(value) is float else value.shape
         if shape != self.shape:
             raise ValueError(f"a value of shape {shape} cannot replace one of shape {self.shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,9 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)([map_leaves(function, branch) for branch in tree])
     if isinstance(tree, dict):
-        return type(tree)({key: map_leaves(function, branch) for key, branch in tree.items()})
+        mapped = copy.copy(tree)  # dicts of other types, such as defaultdict, are made in their own ways
+        mapped.update((key, map_leaves(function, branch)) for key, branch in tree.items())
+        return mapped
     return None if tree is None else function(tree)
 
 

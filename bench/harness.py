@@ -139,12 +139,15 @@ def measure(row: Row, rounds: int) -> list[Result]:
             result.problem, result.wrong = type(error).__name__, first
         if first and result.problem:
             return results[:1]
+    gc.collect()
+    gc.freeze()  # or every collection would walk through the modules of all peers
     for turn in range(rounds):
         start = turn % len(works)
         for result, work in works[start:] + works[:start]:
             if turn < 3 or sum(result.times) * result.loops * work.items < _PATIENCE:
                 gc.collect()
                 result.times.append(_seconds(work.run, result.loops) / work.items)
+    gc.unfreeze()
     if row.memory:
         prepare = {c.name: c.prepare for c in row.contestants}
         for result, _ in works:

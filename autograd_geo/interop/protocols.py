@@ -68,8 +68,10 @@ def array_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if ours is None:
         raise _unsupported(name, "is not recorded on tensors")
     try:
-        theirs = inspect.signature(function).bind(*args, **kwargs)
-        positional, named = _translated(theirs, ours)
+        try:
+            positional, named = _translated(inspect.signature(function).bind(*args, **kwargs), ours)
+        except ValueError:  # a function written in C may not tell its signature
+            positional, named = list(args), kwargs
         inspect.signature(ours).bind(*positional, **named)
     except TypeError as error:
         raise _unsupported(name, f"on tensors does not take these arguments ({error})") from None

@@ -94,7 +94,7 @@ class Module:
             if np.shape(values[name]) != t.shape:
                 raise ValueError(f"{name} has shape {t.shape}, the state gives {np.shape(values[name])}")
         for name, t in own.items():
-            t.assign(values[name])
+            t.hold(values[name])
 
     def train(self: Self, mode: bool = True) -> Self:
         """Switch this module and all inside it to training (dropout acts) or not; returns itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -85,23 +84,38 @@ logical_or = pointwise("logical_or(x, y) = (x != 0) or (y != 0)", symbol="∨")
 logical_not = pointwise("logical_not(x) = x == 0", symbol="¬")
 
 
-def _on_booleans(symbol: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def operator(*operands: Any) -> Tensor:
-        for x in operands:
-            if np.result_type(x.dtype if isinstance(x, Tensor) else x) != np.bool_:
-                raise TypeError(f"{symbol} combines boolean tensors; bits of integers are not recorded, use .numpy()")
-        return function(*operands)
-
-    return operator
+def _booleans(name: str, operands: tuple[Any, ...]) -> None:
+    for x in operands:
+        if np.result_type(x.dtype if isinstance(x, Tensor) else x) != np.bool_:
+            raise TypeError(f"{name} combines booleans; the bits of integers are not recorded, use .numpy()")
 
 
-for _names, _operator in (
-    (("__and__", "__rand__"), _on_booleans("&", logical_and)),
-    (("__or__", "__ror__"), _on_booleans("|", logical_or)),
-    (("__invert__",), _on_booleans("~", logical_not)),
-):
-    for _name in _names:
-        setattr(Tensor, _name, _operator)
+@composite(method=False)
+def bitwise_and(x: Any, y: Any) -> Tensor:
+    """x & y of boolean tensors. Raises TypeError for others."""
+    _booleans("&", (x, y))
+    return logical_and(x, y)
+
+
+@composite(method=False)
+def bitwise_or(x: Any, y: Any) -> Tensor:
+    """x | y of boolean tensors. Raises TypeError for others."""
+    _booleans("|", (x, y))
+    return logical_or(x, y)
+
+
+@composite(method=False)
+def invert(x: Any) -> Tensor:
+    """~x of a boolean tensor. Raises TypeError for others."""
+    _booleans("~", (x,))
+    return logical_not(x)
+
+
+for _function, *_operators in (
+    (bitwise_and, "__and__", "__rand__"), (bitwise_or, "__or__", "__ror__"), (invert, "__invert__")
+):  # fmt: skip
+    for _operator in _operators:
+        setattr(Tensor, _operator, _function)
 isnan = pointwise("isnan(x) = x != x")
 isfinite = pointwise("isfinite(x) = abs(x) < inf")
 _where = pointwise(
@@ -134,7 +148,10 @@ asin = pointwise("asin(x)", x="1 / sqrt((1 - x) * (1 + x))", domain=_unit)
 acos = pointwise("acos(x)", x="-1 / sqrt((1 - x) * (1 + x))", domain=_unit)
 atan = pointwise("atan(x)", x="1 / (1 + x * x)")
 atan2 = pointwise(
-    "atan2(y, x)", y="x / (x * x + y * y)", x="-y / (x * x + y * y)", domain={"y": (0.2, 2), "x": (-2, 2)}
+    "atan2(y, x)",
+    y="x / hypot(x, y) / hypot(x, y)",
+    x="-y / hypot(x, y) / hypot(x, y)",
+    domain={"y": (0.2, 2), "x": (-2, 2)},
 )
 sinh = pointwise("sinh(x)", x="cosh(x)")
 cosh = pointwise("cosh(x)", x="sinh(x)")

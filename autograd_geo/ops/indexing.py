@@ -117,7 +117,7 @@ def _write(x: Tensor, index: Any, value: Any) -> None:
     if target is not x._value:
         target[...] = x._value
     target[index] = raw
-    x.assign(target)
+    x.hold(target)
 
 
 Tensor.__setitem__ = _write
@@ -164,6 +164,6 @@ def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> An
     _untake_along, samples=(sample((3, 4), np.array([[0, 0], [1, 3], [2, 2]]), axis=1),
                             sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0)),
 )  # fmt: skip
-def take_along_axis(x: Any, indices: Any, /, axis: int) -> Any:
+def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Any:
     """One element per position along `axis`, chosen by `indices` of x's dimensions, as `argsort` returns them."""
     return np.take_along_axis(x, indices, axis)

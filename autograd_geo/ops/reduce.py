@@ -42,7 +42,9 @@ def sum(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
 
 
 @linear(
-    lambda g, shape, axis, keepdims: _spread(g / g.dtype.type(_count(shape, axis)), shape, axis, keepdims),
+    lambda g, shape, axis, keepdims: _spread(
+        (g / np.float64(_count(shape, axis))).astype(g.dtype), shape, axis, keepdims
+    ),
     samples=_axes, symbol="mean", latex=r"\operatorname{mean}",
 )  # fmt: skip
 def mean(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:

@@ -41,7 +41,7 @@ class Optimizer:
             if g is not None:
                 out = np.atleast_1d(p.buffer())  # first: any further reference would make it a new one
                 new = self.update(np.atleast_1d(p._value), np.atleast_1d(g._value), state, out)
-                p.assign(new if p.ndim else new[0])
+                p.hold(new if p.ndim else new[0])
 
     def update(self, value: Any, grad: Any, state: State, out: Any) -> Any:
         """The new value of one parameter, written into `out` and returned.
