@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
