@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,7 @@ class _Product(NamedTuple):
     rows: int
     inner: int
     out: tuple[int, ...]  # axes that bring (batch, rows, columns) to the output's order
+    plain: bool  # one axis each of rows, inner and columns: nothing to merge
 
 
 @lru_cache(maxsize=1024)
@@ -111,32 +113,27 @@ def _as_product(signature: str) -> _Product | None:
     return _Product(
         tuple(a.index(c) for c in batch + rows + inner),
         tuple(b.index(c) for c in batch + inner + columns),
-        len(batch), len(rows), len(inner),
+        len(batch),
+        len(rows),
+        len(inner),
         tuple(order.index(c) for c in out),
-    )  # fmt: skip
+        len(rows) == len(inner) == len(columns) == 1,
+    )
 
 
 def contract(signature: str, *operands: Any) -> Any:
     """Evaluate an explicit einsum signature on arrays, through BLAS where it is a matrix product."""
-    if len(operands) == 2:
-        product = _as_product(signature)
-        if product is not None:
-            a = operands[0].transpose(product.left)
-            b = operands[1].transpose(product.right)
-            batch, rows, inner = product.batch, product.rows, product.inner
-            if a.shape[batch + rows :] == b.shape[batch : batch + inner]:
-                row_shape, column_shape = a.shape[batch : batch + rows], b.shape[batch + inner :]
-                if rows != 1 or inner != 1:
-                    a = a.reshape((*a.shape[:batch], _size(row_shape), _size(a.shape[batch + rows :])))
-                if inner != 1 or len(column_shape) != 1:
-                    b = b.reshape((*b.shape[:batch], a.shape[-1], _size(column_shape)))
-                z = np.matmul(a, b)
-                return z.reshape((*z.shape[:batch], *row_shape, *column_shape)).transpose(product.out)
-    return np.einsum(signature, *operands, optimize=len(operands) > 2)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+    product = _as_product(signature) if len(operands) == 2 else None
+    if product is None:
+        return np.einsum(signature, *operands, optimize=len(operands) > 2)
+    a, b = operands[0].transpose(product.left), operands[1].transpose(product.right)
+    batch, rows, inner = product.batch, product.rows, product.inner
+    if a.shape[batch + rows :] != b.shape[batch : batch + inner]:
+        return np.einsum(signature, *operands)  # which broadcasts, or says what does not fit
+    if product.plain:
+        return np.matmul(a, b).transpose(product.out)
+    row_shape, column_shape = a.shape[batch : batch + rows], b.shape[batch + inner :]
+    a = a.reshape((*a.shape[:batch], prod(row_shape), prod(a.shape[batch + rows :])))
+    b = b.reshape((*b.shape[:batch], a.shape[-1], prod(column_shape)))
+    z = np.matmul(a, b)
+    return z.reshape((*z.shape[:batch], *row_shape, *column_shape)).transpose(product.out)

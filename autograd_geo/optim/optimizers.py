@@ -39,9 +39,12 @@ class Optimizer:
         for p, state in zip(self.parameters, self.state, strict=True):
             g = p.grad
             if g is not None:
-                out = np.atleast_1d(p.buffer())  # first: any further reference would make it a new one
-                new = self.update(np.atleast_1d(p._value), np.atleast_1d(g._value), state, out)
-                p.hold(new if p.ndim else new[0])
+                out = p.buffer()  # first: any further reference would make it a new one
+                if p.ndim:
+                    p.hold(self.update(p._value, g._value, state, out))
+                else:
+                    value, grad, out = np.atleast_1d(p._value, g._value, out)
+                    p.hold(self.update(value, grad, state, out)[0])
 
     def update(self, value: Any, grad: Any, state: State, out: Any) -> Any:
         """The new value of one parameter, written into `out` and returned.
@@ -124,9 +127,9 @@ class Adam(Optimizer):
         m += (1 - b1) * grad
         np.multiply(v, b2, out=v)
         v += (1 - b2) * (grad * grad)
+        correction = math.sqrt(1 - b2**t)
         root = np.sqrt(v)
-        root *= 1 / math.sqrt(1 - b2**t)
-        root += self.eps
+        root += self.eps * correction
         step = np.divide(m, root, out=root)
-        step *= self.lr / (1 - b1**t)
+        step *= self.lr * correction / (1 - b1**t)
         return np.subtract(value, step, out=out)
