@@ -373,6 +373,10 @@ def _erf(x: Any) -> Any:
     return erf(x)
 
 
+def _power(x: Any, y: Any) -> Any:
+    return x**y if type(y) is int or type(y) is float else np.power(x, y)  # the operator squares by multiplying
+
+
 def _choose(condition: Any, a: Any, b: Any) -> Any:
     return (a if condition else b) if type(condition) is bool else np.where(condition, a, b)
 
@@ -384,7 +388,7 @@ NUMPY: dict[str, Any] = {
         "absolute sqrt cbrt exp expm1 log log1p log2 log10 sign floor ceil rint maximum minimum hypot heaviside "
         "remainder reciprocal sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan atan2"
     ).split()
-} | {"power": operator.pow, "where": _choose, "erf": _erf}  # unlike np.power, ** squares by multiplying
+} | {"power": _power, "where": _choose, "erf": _erf}
 
 
 def _maximum(a: float, b: float) -> float:
@@ -406,7 +410,7 @@ def _integral(function: Callable[[float], int]) -> Callable[[float], float]:
 #: How code for Python floats differs: only the branch taken is computed.
 FLOAT_CODES = {"where": "({1} if {0} else {2})"}
 #: Code for arrays beside code for floats, in one function.
-ARRAY_CODES = {n: "np_" + p.code for n, p in PRIMITIVES.items() if p.level == 9 or n == "**"} | {"**": "({0} ** {1})"}
+ARRAY_CODES = {n: "np_" + p.code for n, p in PRIMITIVES.items() if p.level == 9 or n == "**"}
 #: Python floats: an order of magnitude faster than NumPy on one number. Where `math` raises (log 0, overflow),
 #: the caller takes NumPy's answer instead.
 SCALAR: dict[str, Any] = {

@@ -594,7 +594,7 @@ PROMOTING: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "multiply": operator.mul,
     "divide": operator.truediv,
-    "power": np.power,
+    "power": operator.pow,
     "maximum": np.maximum,
     "hypot": np.hypot,
     "where": lambda a, b: np.where(np.array([True, False]), a, b),
@@ -607,8 +607,12 @@ PROMOTING: dict[str, Callable[[Any, Any], Any]] = {
 LITERALS = ("float", "int", "bool")
 
 
+#: Before NumPy 2.3 `array ** number` went its own way around promotion, and takes an integer tensor for a number.
+ODD_POWERS = np.lib.NumpyVersion(np.__version__) < "2.3.0"
+
+
 @pytest.mark.filterwarnings("ignore:.* encountered in divide:RuntimeWarning")
-@pytest.mark.parametrize("function", PROMOTING)
+@pytest.mark.parametrize("function", [f for f in PROMOTING if f != "power" or not ODD_POWERS])
 @pytest.mark.parametrize("first", [k for k in KINDS if k not in LITERALS])
 def test_promotion_is_numpys(function: str, first: str) -> None:
     """With a literal, an array or a tensor on the other side, on either side."""
