@@ -64,11 +64,6 @@ def own_ops() -> Iterator[None]:
             del table[name]  # type: ignore[attr-defined]
 
 
-def bug(reason: str, *, when: bool = True) -> pytest.MarkDecorator:
-    """A test that shows a known error; it fails as soon as the error is gone."""
-    return pytest.mark.xfail(when, strict=True, reason=reason)
-
-
 def line_here() -> int:
     frame = inspect.currentframe()
     assert frame is not None and frame.f_back is not None
@@ -716,7 +711,6 @@ def test_a_value_inside_an_expression_has_no_name() -> None:
     assert [t.name for t in listed] == [None, None]
 
 
-@bug("the fallback to bytecode takes names that are no identifiers, such as '@py_assert3'")
 def test_a_name_is_one_that_the_user_wrote() -> None:
     """Tools that rewrite code, such as pytest in an assertion, store values under names of their own."""
     x = ag.tensor(2.0, requires_grad=True)
@@ -731,17 +725,14 @@ def test_a_given_name_wins() -> None:
     assert "porosity" in repr(entry(x))
 
 
-CALLED = bug("before Python 3.13 a frame stands on the cache entries behind its CALL", when=sys.version_info < (3, 13))
-
-
 @pytest.mark.parametrize(
     "code",
     [
         "y = x * 2.0",
-        pytest.param("y = f(x)", marks=CALLED),
+        "y = f(x)",
         "y = -x",
         "y = x[0]",
-        pytest.param("y = x.sum()", marks=CALLED),
+        "y = x.sum()",
         "global y; y = x + x",
         "y = np.sin(x)",
     ],
