@@ -36,7 +36,7 @@ from .op import (
 )
 from .tape import Entry
 from .tensor import Tensor, wrap
-from .value import Number, Value, strong
+from .value import UNSHARED, Number, Value, strong
 
 # --- generated code -------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ def _private(forward: Function) -> Function:
 
     def run(*operands: Any, **attrs: Any) -> Any:
         z = forward(*operands, **attrs)
-        if isinstance(z, np.ndarray) and (z.base is not None or sys.getrefcount(z) > 2):
+        if isinstance(z, np.ndarray) and (z.base is not None or sys.getrefcount(z) > UNSHARED):
             return z.copy()
         return z
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .tape import ACTIVE, CONSTANT, Entry, caller, describe, leaf, recording, succeed
-from .value import Value, as_value, from_user
+from .value import UNSHARED, Value, as_value, from_user
 
 
 class Tensor:
@@ -284,7 +284,7 @@ class Tensor:
         old, self._value = self._entry, value
         if old is None:
             return
-        if sys.getrefcount(old) <= 3:  # the handle, this frame, the argument: no tape holds it
+        if sys.getrefcount(old) <= UNSHARED + 1:  # besides this frame only the handle: no tape holds it
             old.value = value
         else:
             self._entry = succeed(old, value)
@@ -295,8 +295,8 @@ class Tensor:
         if type(value) is float:
             return np.empty(())
         entry = self._entry
-        alone = entry is None or (entry.value is value and sys.getrefcount(entry) <= 3)
-        holders = 3 + (entry is not None)  # the handle, this frame, the argument; its leaf
+        alone = entry is None or (entry.value is value and sys.getrefcount(entry) <= UNSHARED + 1)
+        holders = UNSHARED + 1 + (entry is not None)  # this frame; the handle; its leaf
         if alone and value.base is None and value.flags.writeable and sys.getrefcount(value) <= holders:
             return value
         return np.empty_like(value)

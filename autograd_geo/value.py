@@ -5,6 +5,7 @@ Python floats make a tape of single numbers an order of magnitude faster than Nu
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,16 @@ Number: TypeAlias = bool | int | float | complex
 FLOAT64 = np.dtype(np.float64)
 SCALAR: Spec = ((), FLOAT64)
 NUMBERS = frozenset([bool, int, float])
+
+
+def _references_of_a_local() -> int:
+    local = object()
+    return sys.getrefcount(local)
+
+
+#: What `sys.getrefcount` says of an object that only a local variable holds: 2, or 1 from Python 3.14 on, where
+#: arguments are borrowed.
+UNSHARED = _references_of_a_local()
 
 
 def as_value(result: Any) -> Value:

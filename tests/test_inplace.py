@@ -780,6 +780,30 @@ def test_numpy_is_read_only_and_cheap() -> None:
     assert np.shares_memory(big.numpy(), big.numpy())
 
 
+@pytest.mark.xfail(strict=True, reason="the view is read-only, its base is not, so NumPy lets anyone make it writable")
+def test_what_numpy_returns_stays_read_only() -> None:
+    x = variable([1.0, 2.0])
+    out = (x * x).sum()
+    found = x.numpy()
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        found.flags.writeable = True
+    base = found.base
+    with pytest.raises((ValueError, TypeError)):
+        base[0] = 9.0
+    out.backward()
+    np.testing.assert_array_equal(gradient(x), [2.0, 4.0])
+
+
+@pytest.mark.xfail(
+    strict=True, reason="an update of a tensor that requires no gradient forgets the entry that has its name"
+)
+def test_a_constant_keeps_its_name() -> None:
+    t = ag.tensor([1.0, 2.0], name="porosity")
+    t += 1.0
+    t[0] = 5.0
+    assert t.name == "porosity"
+
+
 def test_an_unseen_buffer_is_written_without_a_copy() -> None:
     t = ag.tensor(np.zeros(1000))
     where = t._value.ctypes.data
@@ -831,7 +855,6 @@ print(x.grad.tolist(), other.tolist(), view.tolist(), first.tolist())
 """
 
 
-@pytest.mark.xfail(strict=True, reason="thresholds of sys.getrefcount are those of Python before 3.14")
 def test_no_write_is_seen_where_arguments_are_borrowed() -> None:
     """From Python 3.14 on an object has one reference less while it is counted: its argument is borrowed."""
     run = [sys.executable, "-c", BORROWED]
