@@ -126,6 +126,8 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
         spread = len(found) - len(shape)
         axes = tuple([i for i, n in enumerate((1,) * spread + shape) if n == 1 and (i < spread or found[i] != 1)])
         c = c.sum(axis=axes, keepdims=True)
+        if spread == 0 and entry.op.family == "multilinear":  # type: ignore[union-attr]
+            c = np.broadcast_to(c, shape)  # an index of length one in the other operands
         if spread < 0 or c.shape[spread:] != shape:
             raise ValueError(
                 f"the rule of op {entry.op.name!r} for input {k} returned shape {found} "  # type: ignore[union-attr]

@@ -32,7 +32,8 @@ def _contract(fn: Function, weights: list[Any]) -> Function:
         outputs = list(leaves(fn(*args)))
         while len(weights) < len(outputs):
             rng = np.random.default_rng(len(weights))
-            weights.append(rng.uniform(0.5, 1.5, outputs[len(weights)].shape))
+            shape = outputs[len(weights)].shape
+            weights.append(rng.uniform(0.5, 1.5, shape) if shape or len(outputs) > 1 else 1.0)
         total: Any = tensor(0.0)
         for t, w in zip(outputs, weights, strict=True):
             total = total + functions["sum"](t * w)

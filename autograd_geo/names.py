@@ -65,9 +65,10 @@ def _stored_next(code: CodeType, lasti: int) -> str | None:
     instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "NOP")]
     for here, following in pairwise(instructions):
         if here.offset <= lasti < following.offset:  # before 3.13 a frame may stand on the cache behind its CALL
+            name = ""
             if following.opname.startswith("STORE_FAST_"):  # 3.13 fuses two instructions into one
-                return str(following.argval[0])
-            if following.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
+                name = str(following.argval[0])
+            elif following.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
                 name = str(following.argval)
-                return name if name.isidentifier() else None  # not what a tool made up
+            return name if name.isidentifier() else None  # not what a tool made up
     return None

@@ -137,9 +137,11 @@ class Tensor:
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The value as a read-only array, without a copy. It is cut from the tape and never changes later."""
-        array = np.asarray(self._value).view()
+        array = np.asarray(self._value)
+        if isinstance(array.base, np.ndarray):
+            array.base.flags.writeable = False  # else NumPy would let anyone make the view writable again
         array.flags.writeable = False
-        return array
+        return array.view()
 
     def item(self) -> Any:
         """The one number in this tensor, as a Python number, cut from the tape."""
@@ -255,14 +257,14 @@ class Tensor:
             if not np.can_cast(result.dtype, self.dtype, "same_kind"):
                 raise TypeError(f"{how} cannot put {result.dtype} into a tensor of dtype {self.dtype}")
             result = result.astype(self.dtype)
-        if self.requires_grad and self.is_leaf:
-            if result.requires_grad:
-                raise RuntimeError(
-                    f"{how} on a leaf that requires a gradient would lose the leaf: write it as a new tensor, "
-                    "or update it inside `with ag.no_grad():`"
-                )
+        if self.is_leaf and not result.requires_grad:
             self.hold(result._value)
             return
+        if self.is_leaf and self.requires_grad:
+            raise RuntimeError(
+                f"{how} on a leaf that requires a gradient would lose the leaf: write it as a new tensor, "
+                "or update it inside `with ag.no_grad():`"
+            )
         self._value, self._entry = result._value, result._entry
 
     def assign(self, value: Any) -> None:

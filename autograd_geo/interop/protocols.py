@@ -69,21 +69,22 @@ def array_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         raise _unsupported(name, "is not recorded on tensors")
     try:
         try:
-            positional, named = _translated(inspect.signature(function).bind(*args, **kwargs), ours)
+            positional, named = _translated(_signature(function).bind(*args, **kwargs), ours)
         except ValueError:  # a function written in C may not tell its signature
             positional, named = list(args), kwargs
-        inspect.signature(ours).bind(*positional, **named)
+        _signature(ours).bind(*positional, **named)
     except TypeError as error:
         raise _unsupported(name, f"on tensors does not take these arguments ({error})") from None
     return ours(*positional, **named)
 
 
+_signature = cache(inspect.signature)
 _RENAMED = {"a_min": "min", "a_max": "max"}
 
 
 def _translated(theirs: inspect.BoundArguments, ours: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call of NumPy's function as arguments of ours: by name, operands by position."""
-    parameters = list(inspect.signature(ours).parameters.values())
+    parameters = list(_signature(ours).parameters.values())
     by_name = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
     positional: list[Any] = []
     named: dict[str, Any] = {}
