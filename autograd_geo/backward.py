@@ -7,13 +7,15 @@ transforms drain it, a lesson steps through it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from sys import getrefcount
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy import add, float64, ndarray
 
 from .tape import CONSUMED, Entry, consume, describe, enable_grad, tape
 from .tensor import Tensor, entry_of, wrap
-from .value import SCALAR, Value, as_value, from_user
+from .value import SCALAR, UNSHARED, Value, as_value, from_user
 
 
 class Seed(NamedTuple):
@@ -51,11 +53,13 @@ Event: TypeAlias = Seed | Local | Accumulate | Write
 
 
 def events(
-    output: Entry, seed: Any, *, retain: bool = False, traced: bool = False, since: int = 0, again: bool = False
-) -> Iterator[tuple[Any, ...]]:
+    output: Entry, seed: Any, *, retain: bool = False, traced: bool = False, since: int = 0, again: bool = False,
+    quiet: bool = False,
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """The reverse pass from `output` with cotangent `seed`, one event at a time, as (kind, *fields).
 
-    `kind(*fields)` is the event; most are never looked at, and making one costs more than what it reports.
+    `kind(*fields)` is the event; most are never looked at, and making one costs more than what it reports. If
+    `quiet`, for those who want the result only, just the `Write` events are told.
 
     Cotangents are raw values; tensors if `traced`, when the pass itself is to be recorded. Entries numbered
     below `since` are left alone. Unless `retain`, each entry is consumed once it has been passed; `again` passes
@@ -63,26 +67,27 @@ def events(
     """
     order, cotangents = tape(output, since, again)
     cotangents[output] = seed
-    yield Seed, output, seed
+    if not quiet:
+        yield Seed, output, seed
     for entry in order:
         g = cotangents.pop(entry)
         if g is None:
             continue
         end = True
+        rules = entry.op.rules  # type: ignore[union-attr]
         source: Any  # an entry, or a literal number
         for k, source in enumerate(entry.inputs):
-            before = cotangents.get(source, _ELSEWHERE)
-            if before is _ELSEWHERE:
+            if source not in cotangents:  # a number, a constant, or no part of this pass
                 continue
             end = False
-            rule = entry.op.rules[k]  # type: ignore[union-attr]
+            rule = rules[k]
             if rule is None:
                 continue
             if type(g) is float:
                 try:
                     c = rule.scalar(g, entry)
                 except (ArithmeticError, ValueError):  # math raises where NumPy has an infinity or NaN
-                    c = rule.raw(np.float64(g), entry)
+                    c = rule.raw(float64(g), entry)
             elif traced:
                 c = rule.traced(g, entry)
             else:
@@ -91,17 +96,22 @@ def events(
             if type(c) is float:
                 if spec is not SCALAR:
                     c = fit(c, entry, k, source)
-            elif type(c) is not np.ndarray or c.shape != spec[0] or c.dtype is not spec[1]:
+            elif type(c) is not ndarray or c.shape != spec[0] or c.dtype is not spec[1]:
                 c = fit(c, entry, k, source)
-            yield Local, entry, k, g, c
+            if not quiet:
+                yield Local, entry, k, g, c
+            before = cotangents[source]
             if before is None:
                 cotangents[source] = c
+            elif quiet and type(before) is ndarray and getrefcount(before) <= _ALONE and before.base is None:
+                before += c  # an array that only the dict of cotangents holds
             else:
                 total = before + c
-                if type(total) is not float and type(total) is not np.ndarray and not traced:
+                if type(total) is not float and type(total) is not ndarray and not traced:
                     total = as_value(total)
                 cotangents[source] = total
-                yield Accumulate, source, c, total
+                if not quiet:
+                    yield Accumulate, source, c, total
         if end:
             cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
         elif not retain:
@@ -114,12 +124,14 @@ def events(
             yield Write, entry, g
 
 
-_ELSEWHERE = object()  # says that an input is a number, a constant, or not part of this pass
+_ALONE = UNSHARED + 1
 
 
 def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
     """A contribution in its input's shape and dtype: what the op broadcast is summed."""
     shape, dtype = source.spec
+    if type(c) is ndarray and c.dtype is dtype and c.shape[1:] == shape:
+        return as_value(add.reduce(c))  # over the first axis: a bias, say
     c = c if isinstance(c, Tensor) else np.asarray(c)
     found = c.shape
     if found != shape:
@@ -161,20 +173,19 @@ def backward(
         )
     seed = 1.0 if gradient is None and type(output._value) is float else seed_of(output, gradient)
     retain = create_graph if retain_graph is None else retain_graph
-    if create_graph:
-        seed = gradient.astype(output.dtype) if isinstance(gradient, Tensor) else wrap(seed)
-        with enable_grad():
-            for event in events(entry, seed, retain=retain, traced=True):
-                if event[0] is Write:
-                    _, leaf, g = event
-                    leaf = leaf.root or leaf
-                    leaf.grad = g if leaf.grad is None else leaf.grad + g
-        return
-    for event in events(entry, seed, retain=retain):
-        if event[0] is Write:
-            _, leaf, g = event
+    if not create_graph:
+        for _, leaf, g in events(entry, seed, retain=retain, quiet=True):
             leaf = leaf.root or leaf
-            leaf.grad = wrap(g if leaf.grad is None else as_value(leaf.grad._value + g))
+            if leaf.grad is not None:
+                g = as_value(leaf.grad._value + g)
+            leaf.grad = total = Tensor()
+            total._value, total._entry = g, None
+        return
+    seed = gradient.astype(output.dtype) if isinstance(gradient, Tensor) else wrap(seed)
+    with enable_grad():
+        for _, leaf, g in events(entry, seed, retain=retain, traced=True, quiet=True):
+            leaf = leaf.root or leaf
+            leaf.grad = g if leaf.grad is None else leaf.grad + g
 
 
 Tensor.backward = backward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -85,22 +85,17 @@ def constants(plan: Transposed, signature: str, k: int, shape: tuple[int, ...], 
     return arrays + [np.eye(size[pair[0]], dtype=dtype) for pair in plan.eyes]
 
 
-class _Product(NamedTuple):
-    left: tuple[int, ...]  # axes of the first operand in the order batch, rows, inner
-    right: tuple[int, ...]  # axes of the second operand in the order batch, inner, columns
-    batch: int
-    rows: int
-    inner: int
-    out: tuple[int, ...]  # axes that bring (batch, rows, columns) to the output's order
-    plain: bool  # one axis each of rows, inner and columns: nothing to merge
-
-
 @lru_cache(maxsize=1024)
-def _as_product(signature: str) -> _Product | None:
-    """How a contraction of two operands is a (batched) matrix product, or None if it is not."""
+def contraction(signature: str) -> Callable[..., Any]:
+    """The function of arrays that an explicit einsum signature means, through BLAS where it is a matrix product."""
+    return _product(signature) or (lambda *operands: np.einsum(signature, *operands, optimize=len(operands) > 2))
+
+
+def _product(signature: str) -> Callable[[Any, Any], Any] | None:
+    """A contraction of two operands as a (batched) matrix product, or None if it is not one."""
     head, out = signature.split("->")
-    a, b = head.split(",")
-    if len(set(a)) < len(a) or len(set(b)) < len(b) or len(set(out)) < len(out):
+    a, _, b = head.partition(",")
+    if "," in b or len(set(a)) < len(a) or len(set(b)) < len(b) or len(set(out)) < len(out):
         return None
     shared = set(a) & set(b)
     batch = [c for c in out if c in shared]
@@ -109,31 +104,33 @@ def _as_product(signature: str) -> _Product | None:
     columns = [c for c in out if c in b and c not in shared]
     if not inner or len(a) != len(batch + rows + inner) or len(b) != len(batch + inner + columns):
         return None
-    order = batch + rows + columns
-    return _Product(
-        tuple(a.index(c) for c in batch + rows + inner),
-        tuple(b.index(c) for c in batch + inner + columns),
-        len(batch),
-        len(rows),
-        len(inner),
-        tuple(order.index(c) for c in out),
-        len(rows) == len(inner) == len(columns) == 1,
-    )
+    left = [a.index(c) for c in batch + rows + inner]
+    right = [b.index(c) for c in batch + inner + columns]
+    order = [(batch + rows + columns).index(c) for c in out]
+    if len(a) == len(b) == len(out) == 2:
+        return _matrices(signature, *(axes == [1, 0] for axes in (left, right, order)))
+    front, split = len(batch), len(batch) + len(rows)
+
+    def run(x: Any, y: Any) -> Any:
+        x, y = x.transpose(left), y.transpose(right)
+        if x.shape[split:] != y.shape[front : front + len(inner)]:
+            return np.einsum(signature, x.transpose(np.argsort(left)), y.transpose(np.argsort(right)))
+        row_shape, column_shape = x.shape[front:split], y.shape[front + len(inner) :]
+        x = x.reshape((*x.shape[:front], prod(row_shape), prod(x.shape[split:])))
+        y = y.reshape((*y.shape[:front], x.shape[-1], prod(column_shape)))
+        z = np.matmul(x, y)
+        return z.reshape((*z.shape[:front], *row_shape, *column_shape)).transpose(order)
+
+    return run
 
 
-def contract(signature: str, *operands: Any) -> Any:
-    """Evaluate an explicit einsum signature on arrays, through BLAS where it is a matrix product."""
-    product = _as_product(signature) if len(operands) == 2 else None
-    if product is None:
-        return np.einsum(signature, *operands, optimize=len(operands) > 2)
-    a, b = operands[0].transpose(product.left), operands[1].transpose(product.right)
-    batch, rows, inner = product.batch, product.rows, product.inner
-    if a.shape[batch + rows :] != b.shape[batch : batch + inner]:
-        return np.einsum(signature, *operands)  # which broadcasts, or says what does not fit
-    if product.plain:
-        return np.matmul(a, b).transpose(product.out)
-    row_shape, column_shape = a.shape[batch : batch + rows], b.shape[batch + inner :]
-    a = a.reshape((*a.shape[:batch], prod(row_shape), prod(a.shape[batch + rows :])))
-    b = b.reshape((*b.shape[:batch], a.shape[-1], prod(column_shape)))
-    z = np.matmul(a, b)
-    return z.reshape((*z.shape[:batch], *row_shape, *column_shape)).transpose(product.out)
+def _matrices(signature: str, left: bool, right: bool, out: bool) -> Callable[[Any, Any], Any]:
+    """The product of two matrices, either and the result transposed or not."""
+
+    def run(x: Any, y: Any) -> Any:
+        a, b = x.T if left else x, y.T if right else y
+        if a.shape[1] != b.shape[0]:
+            return np.einsum(signature, x, y)  # which broadcasts, or says what does not fit
+        return np.dot(a, b).T if out else np.dot(a, b)
+
+    return run

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import expr
-from .contract import Transposed, choose, constants, contract, explicit, transposed
+from .contract import Transposed, choose, constants, contraction, explicit, transposed
 from .eager import Lines, define, eager_function
 from .op import (
     OPERATORS,
@@ -36,7 +36,7 @@ from .op import (
 )
 from .tape import Entry
 from .tensor import Tensor, wrap
-from .value import UNSHARED, Number, Value, strong
+from .value import FLOAT64, UNSHARED, Number, Value, strong
 
 # --- generated code -------------------------------------------------------------------------------------------
 
@@ -66,12 +66,24 @@ def _lifted(entry: Entry) -> tuple[Value, Entry | None]:
     return value, entry
 
 
-# How a rule's code reads an entry: as it is held, as NumPy should see it, as a tensor on the tape.
-_HELD, _LIFTED = "{0}.value", "_wrap({0}.value, {0})"
-_STRONG = "({0}.value if type({0}.value) is not float else _float64({0}.value))"
+# How a rule's code reads what an entry {0} holds into {1}: as it is, as NumPy should see it, as a tensor on the tape.
+_HELD, _LIFTED = "{1} = {0}.value", "{1} = _wrap({0}.value, {0})"
+_STRONG = "{1} = {0}.value if type({0}.value) is not float else _float64({0}.value)"
 # Partials are computed in floating point: integers of few bits would overflow in them.
-_FLOATING, _LIFTED_FLOATING = "_floating({0}.value)", "_wrap(*_lifted({0}))"
-_READERS = {"_floating": _floating, "_lifted": _lifted, "_float64": np.float64, "_wrap": wrap, "_Entry": Entry}
+_LIFTED_FLOATING = "{1} = _wrap(*_lifted({0}))"
+_FLOATING = """\
+{1} = {0}.value
+{2}if type({1}) is not _ndarray or {1}.dtype is not _FLOAT64:
+{2}    {1} = _floating({1})"""
+_READERS = {
+    "_floating": _floating,
+    "_lifted": _lifted,
+    "_float64": np.float64,
+    "_wrap": wrap,
+    "_Entry": Entry,
+    "_ndarray": np.ndarray,
+    "_FLOAT64": FLOAT64,
+}
 
 
 def _rule_function(
@@ -82,14 +94,14 @@ def _rule_function(
     lines = ["def _function(g, entry):"]
     for ask in asks:
         if ask == "z":
-            lines.append("    z = " + read.format("entry"))
+            lines.append("    " + read.format("entry", "z", " " * 4))
         elif ask == "shape":
             lines.append(f"    shape = entry.inputs[{k}].spec[0]")
         elif ask == "shapes":
             lines.append("    shapes = [i.spec[0] for i in entry.inputs]")
         elif ask in inputs:
             lines.append(f"    {ask} = entry.inputs[{inputs.index(ask)}]")
-            lines.append(f"    {ask} = {read.format(ask)} if type({ask}) is _Entry else {ask}")
+            lines.append(f"    if type({ask}) is _Entry:\n        " + read.format(ask, ask, " " * 8))
         elif ask in attrs:
             lines.append(f"    {ask} = entry.attrs[{ask!r}]")
         elif ask == "k":
@@ -427,31 +439,35 @@ def multilinear(
         return choose(signatures, ndims) if signatures else explicit(attrs["subscripts"], ndims)
 
     def evaluate(*operands: Any, **attrs: Any) -> Any:
-        return contract(signature_of(tuple(map(np.ndim, operands)), attrs), *map(np.asarray, operands))
+        arrays = [np.asarray(x) for x in operands]
+        return contraction(signature_of(tuple([x.ndim for x in arrays]), attrs))(*arrays)
 
     @cache
-    def swapped(ndims: tuple[int, ...], k: int, subscripts: str | None) -> tuple[str, Transposed]:
+    def swapped(ndims: tuple[int, ...], k: int, subscripts: str | None) -> tuple[Transposed, str, Function]:
+        """The transpose for operand k, the signature that it transposes, and what evaluates it."""
         signature = signature_of(ndims, {"subscripts": subscripts})
-        return signature, transposed(signature, k)
+        plan = transposed(signature, k)
+        return plan, signature, contraction(plan.signature)
 
-    def plan(entry: Entry, k: int) -> tuple[str, tuple[int, ...], list[Any]]:
+    def plan_of(entry: Entry, k: int) -> tuple[Transposed, Function, list[Any]]:
         ndims = tuple([len(i.spec[0]) if type(i) is Entry else 0 for i in entry.inputs])
-        signature, plan = swapped(ndims, k, entry.attrs.get("subscripts"))
+        plan, signature, run = swapped(ndims, k, entry.attrs.get("subscripts") if variadic else None)
         if not plan.ones and not plan.eyes:
-            return plan.signature, plan.others, []
+            return plan, run, []
         mine = entry.inputs[k]
         assert type(mine) is Entry
-        return plan.signature, plan.others, constants(plan, signature, k, mine.shape, mine.dtype)
+        return plan, run, constants(plan, signature, k, mine.shape, mine.dtype)
 
     def rule(k: int) -> Rule:
         def raw(g: Value, entry: Entry) -> Value:
-            signature, others, extra = plan(entry, k)
-            return contract(signature, np.asarray(g), *[np.asarray(_strong(entry.inputs[j])) for j in others], *extra)
+            plan, run, extra = plan_of(entry, k)
+            operands = [np.asarray(_strong(entry.inputs[j])) for j in plan.others]
+            return run(np.asarray(g), *operands, *extra)
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
-            signature, others, extra = plan(entry, k)
-            operands = (g, *[_lift(entry.inputs[j]) for j in others], *extra)
-            return apply(registry["einsum"], operands, {"subscripts": signature})
+            plan, _, extra = plan_of(entry, k)
+            operands = (g, *[_lift(entry.inputs[j]) for j in plan.others], *extra)
+            return apply(registry["einsum"], operands, {"subscripts": plan.signature})
 
         others = [x for j, x in enumerate(inputs) if j != k]
         needs = frozenset(inputs if variadic else others)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .op import SIMPLE, Op, apply, frozen
-from .tape import NO_ATTRS, Entry, caller, internal, next_number, recording
+from .tape import NO_ATTRS, Entry, caller, next_number, recording, users
 from .tensor import Tensor, entry_of
 from .value import NUMBERS, SCALAR, Number, as_value
 
@@ -24,15 +24,27 @@ Lines = Callable[[], Sequence[str]]
 
 _TEMPLATE = """\
 def _function({signature}):
-{unpack}{compute}    _t = _new(_Tensor)
+{unpack}{compute}    _t = _Tensor()
     _t._value = _z
     if ({live}) and _recording():
+{entry}        if type(_z) is float:
+            _e.value = _z
+            _e.spec = _SCALAR
+        else:
+            _e.value = {kept}
+            _s = ({some}).spec
+            _e.spec = _s if _z.shape == _s[0] and _z.dtype is _s[1] else (_z.shape, _z.dtype)
+{pins}    else:
+        _t._entry = None
+    return _t
+"""
+_ENTRY = """\
         _frame = _getframe(1)
         _code = _frame.f_code
         _lasti = _frame.f_lasti
-        if _internal[_code.co_filename]:
-            _code, _lasti = _caller(3)
-        _t._entry = _e = _new(_Entry)
+        if _code.co_filename not in _users:
+            _code, _lasti = _caller(2)
+        _t._entry = _e = _Entry()
         _e.number = _next_number()
         _e.op = _op
         _e.inputs = ({sources},)
@@ -41,15 +53,29 @@ def _function({signature}):
         _e.code = _code
         _e.lasti = _lasti
         _e.name = None
+"""
+# On Python floats: entries of numbers always keep their value, so nothing is left to keep for the derivatives.
+_FLOATS = """\
+    if {floats}:
+        try:
+{statements}        except (ArithmeticError, ValueError):
+            _z = _op.evaluate([{values}], {attrs})
         if type(_z) is float:
-            _e.value = _z
-            _e.spec = _SCALAR
-        else:
-            _e.value = {kept}
-            _e.spec = (_z.shape, _z.dtype)
-{pins}    else:
-        _t._entry = None
-    return _t
+            _t = _Tensor()
+            _t._value = _z
+            if ({live}) and _recording():
+{entry}                _e.value = _z
+                _e.spec = _SCALAR
+            else:
+                _t._entry = None
+            return _t
+        _z = _as_value(_z)
+    else:
+{arrays}"""
+_TWO_FLOATS = """\
+    _floats = type(_v_{x}) is float and type(_v_{y}) is float
+    if not _floats and ({mixed}):
+        _v_{x}, _v_{y}, _floats = float(_v_{x}), float(_v_{y}), True
 """
 # The names of operands don't start with an underscore; what belongs to operand x is called _v_x, _e_x, _live_x.
 _UNPACK = """\
@@ -118,8 +144,8 @@ def _source_of(operand: Any, value: Any) -> Entry | Number:
 
 
 _RUNTIME = {
-    "_apply": apply, "_frozen": frozen, "_Tensor": Tensor, "_Entry": Entry, "_new": object.__new__, "_SCALAR": SCALAR,
-    "_recording": recording, "_getframe": sys._getframe, "_internal": internal, "_caller": caller,
+    "_apply": apply, "_frozen": frozen, "_Tensor": Tensor, "_Entry": Entry, "_SCALAR": SCALAR,
+    "_recording": recording, "_getframe": sys._getframe, "_users": users, "_caller": caller,
     "_as_value": as_value, "_next_number": next_number, "_source_of": _source_of, "_float64": np.float64,
     "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": SIMPLE, "_NO_ATTRS": NO_ATTRS,
 }  # fmt: skip
@@ -150,22 +176,27 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
     def needed_by(name: str) -> str:
         return " or ".join(f"_live_{x}" for x, rule in rules.items() if name in rule.needs)
 
+    live = " or ".join(f"_live_{x}" for x in rules)
+    entry = _ENTRY.format(sources=", ".join(f"_e_{x} or _source_of({x}, _v_{x})" for x in op.inputs), attrs=attrs)
     return _TEMPLATE.format(
         signature=signature,
         unpack="".join(f"    if type({k}) not in _simple:\n        {k} = _frozen({k})\n" for k in op.attrs)
         + "".join(
             (_UNPACK if literals or k else _UNPACK_ARRAY).format(x=x, apply=give_up) for k, x in enumerate(op.inputs)
         ),
-        compute=_compute(op.inputs, give_up, attrs, on_arrays, on_floats),
-        live=" or ".join(f"_live_{x}" for x in rules),
-        sources=", ".join(f"_e_{x} or _source_of({x}, _v_{x})" for x in op.inputs),
-        attrs=attrs,
+        compute=_compute(op.inputs, give_up, attrs, live, entry, on_arrays, on_floats),
+        live=live,
+        entry=entry,
+        some=" or ".join(f"_e_{x}" for x in rules),
         kept=f"_z if {needed_by('z')} else None" if needed_by("z") else "None",
         pins="".join(_PIN.format(x=x, live=needed_by(x)) for x in op.inputs if needed_by(x)),
     )
 
 
-def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[str], on_floats: Sequence[str]) -> str:
+def _compute(
+    xs: Sequence[str], give_up: str, attrs: str, live: str, entry: str, on_arrays: Sequence[str],
+    on_floats: Sequence[str],
+) -> str:  # fmt: skip
     prepare = "".join(_PROMOTE.format(x=x) for x in xs)
     if len(xs) > 1:
         numbers = " and ".join(f"type(_v_{x}) in _numbers" for x in xs)
@@ -179,19 +210,17 @@ def _compute(xs: Sequence[str], give_up: str, attrs: str, on_arrays: Sequence[st
     )
     if not on_floats or len(xs) > 2:
         return textwrap.indent(textwrap.dedent(arrays), "    ")
-    x, y = xs[0], xs[-1]
-    floats, widen = f"type(_v_{x}) is float", ""
+    widen, floats = "", f"type(_v_{xs[0]}) is float"
     if len(xs) == 2:
-        widen = "".join(
-            f"            if type(_v_{v}) is not float:\n                _v_{v} = float(_v_{v})\n" for v in xs
+        x, y = xs
+        mixed = (
+            f"type(_v_{x}) is float and type(_v_{y}) in _numbers or type(_v_{y}) is float and type(_v_{x}) in _numbers"
         )
-        floats += f" and type(_v_{y}) in _numbers or type(_v_{y}) is float and type(_v_{x}) in _numbers"
-    values = ", ".join(f"_float64(_v_{x})" for x in xs)
-    return (
-        f"    if {floats}:\n        try:\n{widen}{_indented(on_floats, 3)}"
-        f"        except (ArithmeticError, ValueError):\n"
-        f"            _z = _op.evaluate([{values}], {attrs})\n    else:\n{arrays}"
-    )
+        widen, floats = _TWO_FLOATS.format(x=x, y=y, mixed=mixed), "_floats"
+    return widen + _FLOATS.format(
+        floats=floats, statements=_indented(on_floats, 3), values=", ".join(f"_float64(_v_{x})" for x in xs),
+        attrs=attrs, live=live, entry=textwrap.indent(entry, "        "), arrays=arrays,
+    )  # fmt: skip
 
 
 def _indented(lines: Iterable[str], depth: int) -> str:

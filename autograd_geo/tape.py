@@ -112,7 +112,7 @@ def tape(output: Entry, since: int = 0, again: bool = False) -> tuple[list[Entry
     with `again`, only where that let go of something.
     """
     order = [] if output.op is None else [output]
-    number, in_order = output.number, True
+    last, in_order = output.number, True
     live: dict[Any, Any] = {output: None}
     for entry in order:  # grows while it is walked
         if entry.state == CONSUMED and not (again and entry.inputs):
@@ -121,12 +121,15 @@ def tape(output: Entry, since: int = 0, again: bool = False) -> tuple[list[Entry
                 "again, or keep its tape with backward(retain_graph=True)"
             )
         for source in entry.inputs:
-            if type(source) is Entry and source.state and source not in live and source.number >= since:
-                live[source] = None
-                if source.op is not None:
-                    order.append(source)
-                    in_order = in_order and source.number < number
-                    number = source.number
+            if type(source) is Entry and source.state and source not in live:
+                number = source.number
+                if number >= since:
+                    live[source] = None
+                    if source.op is not None:
+                        order.append(source)
+                        if number > last:
+                            in_order = False
+                        last = number
     if not in_order:
         order.sort(key=_number, reverse=True)
     return order, live
@@ -276,22 +279,21 @@ class enable_grad(set_grad_enabled):
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-class _Internal(dict[str, bool]):
-    """File name -> whether it is ours, so that finding the user's frame is one dictionary look-up."""
-
-    def __missing__(self, filename: str) -> bool:
-        ours = filename.startswith((_PACKAGE, "<autograd_geo"))
-        self[filename] = ours
-        return ours
-
-
-internal = _Internal()
+#: Files seen to be the user's, and those seen to be ours, so that to find the user's frame takes look-ups only.
+users: set[str] = set()
+_ours: set[str] = set()
+_getframe = sys._getframe
 
 
 def caller(depth: int = 1) -> tuple[CodeType | None, int]:
     """Code object and instruction offset of the innermost frame that is not ours: cheap, resolved when asked."""
-    frame: Any = sys._getframe(depth)
-    while internal[frame.f_code.co_filename]:
+    frame: Any = _getframe(depth)
+    while (filename := frame.f_code.co_filename) not in users:
+        if filename not in _ours:
+            if not filename.startswith((_PACKAGE, "<autograd_geo")):
+                users.add(filename)
+                break
+            _ours.add(filename)
         frame = frame.f_back
         if frame is None:
             return None, -1

@@ -318,12 +318,9 @@ class Parameter(Tensor):
         self._entry = leaf(self._value, ACTIVE, name, *caller(2))
 
 
-_new = object.__new__
-
-
 def wrap(value: Value, entry: Entry | None = None) -> Tensor:
     """A tensor around a held value, without a copy or a check."""
-    t = _new(Tensor)
+    t = Tensor()
     t._value, t._entry = value, entry
     return t
 
@@ -335,7 +332,7 @@ def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, name: s
     the variable it is assigned to). Raises TypeError for data that is not numeric, or for an integer leaf.
     """
     value = data if type(data) is float and dtype is None else _value_of(data, dtype)
-    t = _new(Tensor)
+    t = Tensor()
     t._value = value
     if requires_grad:
         if type(value) is not float:
@@ -380,7 +377,7 @@ def entry_of(t: Tensor) -> Entry:
 
 
 def _rebuild(cls: type[Tensor], value: Any, requires_grad: bool, name: str | None) -> Tensor:
-    t = _new(cls)
+    t = cls.__new__(cls)
     t._value = as_value(value)
     t._entry = leaf(t._value, ACTIVE if requires_grad else CONSTANT, name)
     return t

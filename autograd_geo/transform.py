@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .backward import Write, events, fit, seed_of
+from .backward import events, fit, seed_of
 from .declare import pointwise
 from .op import Op, Rule, Rules, functions
 from .tape import ACTIVE, CONSTANT, Entry, enable_grad, leaf, next_number, recording, tape
@@ -79,8 +79,8 @@ def _pull(
     if not traced and outer and _reaches_outside(tape(entry, since)[1], set(variables), since):
         seed, traced = [wrap(s) for s in seed] if isinstance(seed, list) else wrap(seed), True
     with enable_grad():
-        passed = events(entry, seed, retain=retain or traced, traced=traced, since=since)
-        found = {event[1]: event[2] for event in passed if event[0] is Write}
+        passed = events(entry, seed, retain=retain or traced, traced=traced, since=since, quiet=True)
+        found = {end: cotangent for _, end, cotangent in passed}
     cotangents = [found.get(e) for e in variables]
     return [
         _zeros(v) if c is None else c if isinstance(c, Tensor) else wrap(c)

@@ -161,6 +161,31 @@ def test_draining_the_events_is_backward_bit_for_bit(kind: str) -> None:
         assert np.asarray(drained[entry(x)]).dtype == x.dtype == x.grad.dtype
 
 
+def test_sums_of_cotangents_write_into_no_array_that_anything_else_holds() -> None:
+    kept = np.full(3, 5.0)
+
+    @ag.custom(x=lambda g: kept)
+    def held(x, /):
+        return 2.0 * x
+
+    @ag.custom(x=lambda g: kept[:])
+    def viewed(x, /):
+        return 2.0 * x
+
+    x, y = (ag.tensor(np.arange(3.0), requires_grad=True) for _ in range(2))
+    seed = np.ones(3)
+    (held(x) + held(x) + viewed(x) + viewed(x) + x).backward(seed)
+    np.testing.assert_array_equal(kept, 5.0)
+    np.testing.assert_array_equal(seed, 1.0)
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), 21.0)
+    before = x.grad.numpy()
+    (x + (y + (x + (x + y)))).backward(seed)  # one cotangent array goes to both inputs of a sum
+    np.testing.assert_array_equal(before, 21.0)
+    np.testing.assert_array_equal(x.grad.numpy(), 24.0)
+    np.testing.assert_array_equal(y.grad.numpy(), 2.0)
+
+
 @pytest.mark.parametrize("kind", ["scalar", "array", "float32"])
 def test_a_recorded_pass_finds_the_same_numbers(kind: str) -> None:
     out, leaves, seed = program(kind)

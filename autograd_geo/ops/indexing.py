@@ -32,6 +32,8 @@ def _plain(index: Any) -> Any:
 
 def _may_repeat(index: Any) -> bool:
     """Whether an index may reach one element twice: only arrays of integers do."""
+    if type(index) is int or type(index) is slice:
+        return False
     parts = index if type(index) is tuple else (index,)
     return any(isinstance(i, np.ndarray) and i.dtype.kind != "b" for i in parts)
 

@@ -25,7 +25,8 @@ matmul = multilinear(
 )  # fmt: skip
 
 dense = multilinear(
-    "dense(x, weight)", "...i,oi->...o", forward=lambda x, weight: np.matmul(x, weight.T), symbol="Wx", method=False,
+    "dense(x, weight)", "...i,oi->...o", symbol="Wx", method=False,
+    forward=lambda x, weight: (np.dot if x.ndim <= 2 else np.matmul)(x, weight.T),
     doc="The weighted sums of a dense layer, x @ weight.T: x (..., inputs), weight (outputs, inputs).",
     reference="x @ weight.T", samples=(sample((5, 3), (2, 3)), sample((3,), (2, 3)), sample((2, 4, 3), (5, 3))),
 )  # fmt: skip
