@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy import add, float64, ndarray
 
-from .tape import CONSUMED, Entry, consume, describe, enable_grad, tape
+from .tape import CONSTANT, CONSUMED, Entry, consume, describe, enable_grad, tape
 from .tensor import Tensor, entry_of, wrap
 from .value import SCALAR, UNSHARED, Value, as_value, from_user
 
@@ -166,7 +166,7 @@ def backward(
     missing or has the wrong shape. After an error no `.grad` has changed.
     """
     entry = output._entry
-    if entry is None or not entry.state:
+    if entry is None or entry.state <= CONSTANT:
         raise RuntimeError(
             "backward: this tensor depends on nothing that requires a gradient. Make its inputs with "
             "ag.tensor(..., requires_grad=True), and compute it outside ag.no_grad() and without .detach()"

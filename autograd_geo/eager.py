@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .op import SIMPLE, Op, apply, frozen
-from .tape import NO_ATTRS, Entry, caller, next_number, recording, users
+from .tape import NO_ATTRS, Entry, caller, mode, next_number, users
 from .tensor import Tensor, entry_of
 from .value import NUMBERS, SCALAR, Number, as_value
 
@@ -24,9 +24,12 @@ Lines = Callable[[], Sequence[str]]
 
 _TEMPLATE = """\
 def _function({signature}):
+    _m = _mode()
+    if _m > 1:
+        return {apply}
 {unpack}{compute}    _t = _Tensor()
     _t._value = _z
-    if ({live}) and _recording():
+    if _m and ({live}):
 {entry}        if type(_z) is float:
             _e.value = _z
             _e.spec = _SCALAR
@@ -63,7 +66,7 @@ _FLOATS = """\
         if type(_z) is float:
             _t = _Tensor()
             _t._value = _z
-            if ({live}) and _recording():
+            if _m and ({live}):
 {entry}                _e.value = _z
                 _e.spec = _SCALAR
             else:
@@ -145,7 +148,7 @@ def _source_of(operand: Any, value: Any) -> Entry | Number:
 
 _RUNTIME = {
     "_apply": apply, "_frozen": frozen, "_Tensor": Tensor, "_Entry": Entry, "_SCALAR": SCALAR,
-    "_recording": recording, "_getframe": sys._getframe, "_users": users, "_caller": caller,
+    "_mode": mode, "_getframe": sys._getframe, "_users": users, "_caller": caller,
     "_as_value": as_value, "_next_number": next_number, "_source_of": _source_of, "_float64": np.float64,
     "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": SIMPLE, "_NO_ATTRS": NO_ATTRS,
 }  # fmt: skip
@@ -180,6 +183,7 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
     entry = _ENTRY.format(sources=", ".join(f"_e_{x} or _source_of({x}, _v_{x})" for x in op.inputs), attrs=attrs)
     return _TEMPLATE.format(
         signature=signature,
+        apply=give_up,
         unpack="".join(f"    if type({k}) not in _simple:\n        {k} = _frozen({k})\n" for k in op.attrs)
         + "".join(
             (_UNPACK if literals or k else _UNPACK_ARRAY).format(x=x, apply=give_up) for k, x in enumerate(op.inputs)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import expr
-from .tape import ACTIVE, CONSTANT, Entry, caller, leaf, next_number, recording
+from .tape import ACTIVE, CONSTANT, TRACING, Entry, caller, leaf, mode, next_number, recording, tracer
 from .tensor import Tensor, entry_of, wrap
 from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
 
@@ -221,6 +221,8 @@ SIMPLE = frozenset([type(None), bool, int, float, str, slice])
 
 def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     """Evaluate an op and, where a gradient can flow through it, record it."""
+    if mode() & TRACING:
+        return tracer().apply(op, operands, attrs)  # type: ignore[no-any-return]
     attrs = {k: v if type(v) in SIMPLE else frozen(v) for k, v in attrs.items()} if attrs else attrs
     values: list[Any] = []
     sources: list[Any] = []
@@ -228,7 +230,7 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     for x in operands:
         if isinstance(x, Tensor):
             v, source = x._value, x._entry
-            if source is not None and source.state:
+            if source is not None and source.state > 0:
                 active |= bit
             values.append(np.float64(v) if type(v) is float else v)
             sources.append(source)

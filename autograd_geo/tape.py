@@ -29,8 +29,9 @@ from .value import SCALAR, Number, Spec, Value, strong
 if TYPE_CHECKING:
     from .op import Op
 
-# What an entry means to the reverse loop.
-CONSTANT, ACTIVE, CONSUMED = 0, 1, 2
+# What an entry means to the reverse loop. Below zero it means nothing there: only a tracer recorded it. WEAK is what
+# comes of Python numbers alone, which take on the dtype of what they meet.
+CONSTANT, ACTIVE, CONSUMED, TRACED, WEAK = 0, 1, 2, -1, -2
 
 # Arrays up to this size stay on a consumed tape, so that a small one can still be drawn and stepped.
 SMALL = 64
@@ -121,7 +122,7 @@ def tape(output: Entry, since: int = 0, again: bool = False) -> tuple[list[Entry
                 "again, or keep its tape with backward(retain_graph=True)"
             )
         for source in entry.inputs:
-            if type(source) is Entry and source.state and source not in live:
+            if type(source) is Entry and source.state > 0 and source not in live:
                 number = source.number
                 if number >= since:
                     live[source] = None
@@ -189,9 +190,33 @@ def consume(entry: Entry) -> None:
 # --- whether to record ------------------------------------------------------------------------------------------
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_recording: ContextVar[bool] = ContextVar("autograd_geo.recording", default=True)
-#: Whether ops record in this thread or task.
-recording = _recording.get
+# What ops do besides computing, as bits: record for gradients, let a tracer record everything.
+GRADIENTS, TRACING = 1, 2
+_mode: ContextVar[int] = ContextVar("autograd_geo.mode", default=GRADIENTS)
+_tracer: ContextVar[Any] = ContextVar("autograd_geo.tracer", default=None)
+#: What ops do in this thread or task: the bits above.
+mode = _mode.get
+#: The tracer of this thread or task, None without one.
+tracer = _tracer.get
+
+
+def recording() -> bool:
+    """Whether ops record for gradients in this thread or task."""
+    return bool(_mode.get() & GRADIENTS)
+
+
+class traced_by:
+    """Context manager: `tracer.apply(op, operands, attrs)` runs every op, recorded for gradients or not."""
+
+    def __init__(self, tracer: Any) -> None:
+        self.tracer = tracer
+
+    def __enter__(self) -> None:
+        self._tokens = _tracer.set(self.tracer), _mode.set(_mode.get() | TRACING)
+
+    def __exit__(self, *exc: object) -> None:
+        _tracer.reset(self._tokens[0])
+        _mode.reset(self._tokens[1])
 
 
 class set_grad_enabled(ContextDecorator):
@@ -199,7 +224,7 @@ class set_grad_enabled(ContextDecorator):
 
     def __init__(self, mode: bool) -> None:
         self.mode = mode
-        self._tokens: list[Token[bool]] = []
+        self._tokens: list[Token[int]] = []
 
     def __call__(self, function: _F) -> _F:
         mode = self.mode
@@ -254,10 +279,10 @@ class set_grad_enabled(ContextDecorator):
         return set_grad_enabled(self.mode)
 
     def __enter__(self) -> None:
-        self._tokens.append(_recording.set(self.mode))
+        self._tokens.append(_mode.set((_mode.get() & TRACING) | self.mode))
 
     def __exit__(self, *exc: object) -> None:
-        _recording.reset(self._tokens.pop())
+        _mode.reset(self._tokens.pop())
 
 
 class no_grad(set_grad_enabled):

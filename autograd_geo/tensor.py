@@ -81,7 +81,7 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         """Whether ops on this tensor are recorded."""
-        return self._entry is not None and self._entry.state != CONSTANT
+        return self._entry is not None and self._entry.state > CONSTANT
 
     @requires_grad.setter
     def requires_grad(self, flag: bool) -> None:

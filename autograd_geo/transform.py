@@ -58,7 +58,7 @@ def _reaches_outside(order: Iterable[Entry], variables: set[Entry], since: int) 
     """Whether a tape depends on anything that requires a gradient besides these variables."""
     return any(
         (e.op is None and e not in variables)
-        or any(type(i) is Entry and i.state and i.number < since for i in e.inputs)
+        or any(type(i) is Entry and i.state > 0 and i.number < since for i in e.inputs)
         for e in order
     )
 
@@ -74,7 +74,7 @@ def _pull(
 ) -> tuple[list[Tensor], bool]:
     """Cotangents of `variables`, and whether they are part of an outer tape (and so recorded)."""
     entry = out._entry
-    if entry is None or not entry.state or entry.number < since:
+    if entry is None or entry.state <= CONSTANT or entry.number < since:
         return [_zeros(v) for v in variables], out.requires_grad
     if not traced and outer and _reaches_outside(tape(entry, since)[1], set(variables), since):
         seed, traced = [wrap(s) for s in seed] if isinstance(seed, list) else wrap(seed), True
@@ -175,7 +175,7 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
     def pull(cotangent: Any) -> tuple[Any, ...]:
         given = list(leaves_like(cotangent, out, f"vjp: the function has {len(outputs)} results; the cotangent"))
         seeds = [seed_of(t, u) for t, u in zip(outputs, given, strict=True)]
-        live = [k for k, t in enumerate(outputs) if t._entry and t._entry.state and t._entry.number >= since]
+        live = [k for k, t in enumerate(outputs) if t.requires_grad and t._entry.number >= since]
         traced = outer and any(isinstance(u, Tensor) and u.requires_grad for u in given)
         if traced:
             seeds = [
