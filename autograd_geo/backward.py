@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy import add, float64, ndarray
 
-from .tape import CONSTANT, CONSUMED, Entry, consume, describe, enable_grad, tape
-from .tensor import Tensor, entry_of, wrap
+from .tape import CONSTANT, CONSUMED, TRACING, Entry, consume, describe, mode, set_grad_enabled, tape, tracer
+from .tensor import Tensor, constant, entry_of
 from .value import SCALAR, UNSHARED, Value, as_value, from_user
 
 
@@ -115,7 +115,7 @@ def events(
         if end:
             cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
         elif not retain:
-            if type(entry.value) is float:
+            if type(entry.value) is float or traced:
                 entry.state = CONSUMED
             else:
                 consume(entry)
@@ -173,7 +173,8 @@ def backward(
         )
     seed = 1.0 if gradient is None and type(output._value) is float else seed_of(output, gradient)
     retain = create_graph if retain_graph is None else retain_graph
-    if not create_graph:
+    tracing = bool(mode() & TRACING)
+    if not (create_graph or tracing):
         for _, leaf, g in events(entry, seed, retain=retain, quiet=True):
             leaf = leaf.root or leaf
             if leaf.grad is not None:
@@ -181,11 +182,11 @@ def backward(
             leaf.grad = total = Tensor()
             total._value, total._entry = g, None
         return
-    seed = gradient.astype(output.dtype) if isinstance(gradient, Tensor) else wrap(seed)
-    with enable_grad():
+    seed = gradient.astype(output.dtype) if isinstance(gradient, Tensor) else constant(seed)
+    with set_grad_enabled(create_graph):
         for _, leaf, g in events(entry, seed, retain=retain, traced=True, quiet=True):
-            leaf = leaf.root or leaf
-            leaf.grad = g if leaf.grad is None else leaf.grad + g
+            before = tracer().gradient(leaf) if tracing else (leaf.root or leaf).grad
+            (leaf.root or leaf).grad = g if before is None else before + g
 
 
 Tensor.backward = backward

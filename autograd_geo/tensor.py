@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .tape import ACTIVE, CONSTANT, Entry, caller, describe, leaf, recording, succeed
+from .tape import ACTIVE, CONSTANT, TRACING, Entry, caller, describe, leaf, mode, recording, succeed, tracer
 from .value import UNSHARED, Value, as_value, from_user
 
 
@@ -97,6 +97,9 @@ class Tensor:
         if flag != self.requires_grad:
             if flag:
                 _check_floating(self._value)
+            if mode() & TRACING:
+                tracer().remake(self, ACTIVE if flag else CONSTANT)
+                return self
             self._entry = leaf(self._value, ACTIVE if flag else CONSTANT, self.name)
         return self
 
@@ -109,7 +112,11 @@ class Tensor:
     def grad(self) -> Tensor | None:
         """The gradient that `backward()` accumulated here, None before; of the tensor's shape and dtype."""
         entry = self._entry
-        return None if entry is None or entry.op is not None else (entry.root or entry).grad
+        if entry is None or entry.op is not None:
+            return None
+        if mode() & TRACING and entry.state > CONSTANT:
+            return tracer().gradient(tracer().source(self))  # type: ignore[no-any-return]
+        return (entry.root or entry).grad  # type: ignore[no-any-return]
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -122,6 +129,8 @@ class Tensor:
                     f"grad must have shape {self.shape} and dtype {self.dtype}, not {value.shape} and {value.dtype}"
                 )
         entry = entry_of(self)
+        if mode() & TRACING:
+            tracer().forget_gradient(self)
         (entry.root or entry).grad = value
 
     @property
@@ -137,7 +146,7 @@ class Tensor:
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The value as a read-only array, without a copy. It is cut from the tape and never changes later."""
-        array = np.asarray(self._value)
+        array = np.asarray(tracer().read(self) if mode() & TRACING else self._value)
         if isinstance(array.base, np.ndarray):
             array.base.flags.writeable = False  # else NumPy would let anyone make the view writable again
         array.flags.writeable = False
@@ -147,14 +156,18 @@ class Tensor:
         """The one number in this tensor, as a Python number, cut from the tape."""
         if self.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
-        return self._value if type(self._value) is float else self._value.item()
+        value = tracer().read(self) if mode() & TRACING else self._value
+        return value if type(value) is float else value.item()
 
     def tolist(self) -> Any:
         """The value as (nested lists of) Python numbers."""
-        return self._value if type(self._value) is float else self._value.tolist()
+        value = tracer().read(self) if mode() & TRACING else self._value
+        return value if type(value) is float else value.tolist()
 
     def detach(self) -> Tensor:
         """The same value, not recorded."""
+        if mode() & TRACING:
+            return tracer().detach(self)  # type: ignore[no-any-return]
         return wrap(self._value)
 
     def copy(self) -> Tensor:
@@ -187,6 +200,8 @@ class Tensor:
             raise ValueError(
                 f"the truth of a tensor of shape {self.shape} is ambiguous; use .all() or .any() on .numpy()"
             )
+        if mode() & TRACING:
+            return bool(tracer().read(self, bool))
         return bool(self._value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -195,7 +210,7 @@ class Tensor:
                 f"making a NumPy array of {describe(entry_of(self))} would cut it from the tape; "
                 "say so with .numpy() or .detach()"
             )
-        return np.array(self._value, dtype) if copy else np.asarray(self.numpy(), dtype)
+        return np.array(self.numpy(), dtype) if copy else np.asarray(self.numpy(), dtype)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         from .interop.protocols import array_ufunc
@@ -258,7 +273,10 @@ class Tensor:
                 raise TypeError(f"{how} cannot put {result.dtype} into a tensor of dtype {self.dtype}")
             result = result.astype(self.dtype)
         if self.is_leaf and not result.requires_grad:
-            self.hold(result._value)
+            if mode() & TRACING:
+                tracer().assign(self, result)
+            else:
+                self.hold(result._value)
             return
         if self.is_leaf and self.requires_grad:
             raise RuntimeError(
@@ -273,7 +291,10 @@ class Tensor:
         Tapes recorded before keep differentiating at the old value. Raises ValueError for another shape, TypeError
         for data that is not numeric; then nothing has changed.
         """
-        self.hold(from_user(value.numpy() if isinstance(value, Tensor) else value, self.dtype))
+        if mode() & TRACING:
+            self._become(tensor(value, dtype=self.dtype), "assign")
+        else:
+            self.hold(from_user(value.numpy() if isinstance(value, Tensor) else value, self.dtype))
 
     def hold(self, value: Value) -> None:
         """As `assign`, but takes over `value`, of this tensor's dtype, which nobody else may change afterwards."""
@@ -325,12 +346,19 @@ def wrap(value: Value, entry: Entry | None = None) -> Tensor:
     return t
 
 
+def constant(value: Value) -> Tensor:
+    """A tensor around a held value that is no input of anything: a tracer takes it for the same in each run."""
+    return wrap(value, leaf(value, CONSTANT))
+
+
 def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None) -> Tensor:
     """A tensor with a private copy of `data`: a number, nested lists or an array.
 
     With `requires_grad=True` it is a leaf of the tape; floating point only. `name` is drawn in graphs (default:
     the variable it is assigned to). Raises TypeError for data that is not numeric, or for an integer leaf.
     """
+    if mode() & TRACING and type(data) is not float:
+        return tracer().tensor(data, dtype, requires_grad, name)  # type: ignore[no-any-return]
     value = data if type(data) is float and dtype is None else _value_of(data, dtype)
     t = Tensor()
     t._value = value
@@ -383,4 +411,4 @@ def _rebuild(cls: type[Tensor], value: Any, requires_grad: bool, name: str | Non
     return t
 
 
-__all__ = ["Parameter", "Tensor", "entry_of", "tensor", "wrap"]
+__all__ = ["Parameter", "Tensor", "constant", "entry_of", "tensor", "wrap"]

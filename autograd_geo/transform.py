@@ -15,8 +15,8 @@ import numpy as np
 from .backward import events, fit, seed_of
 from .declare import pointwise
 from .op import Op, Rule, Rules, functions
-from .tape import ACTIVE, CONSTANT, Entry, enable_grad, leaf, next_number, recording, tape
-from .tensor import Tensor, entry_of, tensor, wrap
+from .tape import ACTIVE, CONSTANT, TRACING, Entry, enable_grad, leaf, mode, next_number, recording, tape, tracer
+from .tensor import Tensor, constant, entry_of, tensor, wrap
 from .tree import fill, leaves, leaves_like, map_leaves
 from .value import as_value, strong
 
@@ -38,14 +38,15 @@ def _watch(name: str, argument: Any) -> Any:
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
         entry = entry_of(v)  # no leaf: writing into it is recorded, and nobody outside depends on it
-        entry.op, entry.inputs = _variable.op, (leaf(v._value, CONSTANT),)  # type: ignore[attr-defined]
+        source = tracer().defined.pop(entry) if mode() & TRACING else leaf(v._value, CONSTANT)
+        entry.op, entry.inputs = _variable.op, (source,)  # type: ignore[attr-defined]
         return v
 
     return map_leaves(watch, argument)
 
 
 def _zeros(t: Tensor | Entry) -> Tensor:
-    return wrap(as_value(np.zeros(t.shape, t.dtype)))
+    return constant(as_value(np.zeros(t.shape, t.dtype)))
 
 
 def _tensor_out(name: str, out: Any) -> Tensor:
@@ -63,6 +64,11 @@ def _reaches_outside(order: Iterable[Entry], variables: set[Entry], since: int) 
     )
 
 
+def _recorded(outer: bool, order: Iterable[Entry], variables: set[Entry], since: int) -> bool:
+    """Whether a derivative is itself to be recorded: for a derivative further out, or by a tracer."""
+    return bool(mode() & TRACING) or (outer and _reaches_outside(order, variables, since))
+
+
 def _pull(
     out: Tensor,
     seed: Any,
@@ -76,8 +82,8 @@ def _pull(
     entry = out._entry
     if entry is None or entry.state <= CONSTANT or entry.number < since:
         return [_zeros(v) for v in variables], out.requires_grad
-    if not traced and outer and _reaches_outside(tape(entry, since)[1], set(variables), since):
-        seed, traced = [wrap(s) for s in seed] if isinstance(seed, list) else wrap(seed), True
+    if not traced and _recorded(outer, tape(entry, since)[1], set(variables), since):
+        seed, traced = [constant(s) for s in seed] if isinstance(seed, list) else constant(seed), True
     with enable_grad():
         passed = events(entry, seed, retain=retain or traced, traced=traced, since=since, quiet=True)
         found = {end: cotangent for _, end, cotangent in passed}
@@ -176,10 +182,10 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
         given = list(leaves_like(cotangent, out, f"vjp: the function has {len(outputs)} results; the cotangent"))
         seeds = [seed_of(t, u) for t, u in zip(outputs, given, strict=True)]
         live = [k for k, t in enumerate(outputs) if t.requires_grad and t._entry.number >= since]
-        traced = outer and any(isinstance(u, Tensor) and u.requires_grad for u in given)
+        traced = bool(mode() & TRACING) or (outer and any(isinstance(u, Tensor) and u.requires_grad for u in given))
         if traced:
             seeds = [
-                u.astype(t.dtype) if isinstance(u, Tensor) else wrap(s)
+                u.astype(t.dtype) if isinstance(u, Tensor) else constant(s)
                 for t, u, s in zip(outputs, given, seeds, strict=True)
             ]
         found, _ = _pull(
@@ -188,7 +194,7 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
         return tuple(fill(watched, iter(found)))
 
     order = [e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]]
-    if outer and _reaches_outside(order, set(variables), since):
+    if _recorded(outer, order, set(variables), since):
         return out, pull
     return map_leaves(lambda t: t.detach(), out), pull
 
@@ -234,13 +240,13 @@ def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
     outputs = [_tensor_out("jvp", t) for t in leaves(out)]
     order = sorted({e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]}, key=lambda e: e.number)
     entries = set(variables)
-    traced = outer and (
-        _reaches_outside(order, entries, since) or any(isinstance(t, Tensor) and t.requires_grad for t in given)
+    traced = _recorded(outer, order, entries, since) or (
+        outer and any(isinstance(t, Tensor) and t.requires_grad for t in given)
     )
     known: dict[Entry, Any] = {}
     for v, t in zip(originals, given, strict=True):
         value = seed_of(v, t)
-        known[entry_of(v)] = (t.astype(v.dtype) if isinstance(t, Tensor) else wrap(value)) if traced else value
+        known[entry_of(v)] = (t.astype(v.dtype) if isinstance(t, Tensor) else constant(value)) if traced else value
     with enable_grad():
         for entry in order:
             for k, source in enumerate(entry.inputs):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..declare import custom, linear, sample
 from ..op import composite
+from ..tape import TRACING, mode
 from ..tensor import Tensor
 from ..value import NUMBERS, from_user
 from .shape import ravel
@@ -112,7 +113,7 @@ def setitem(x: Any, value: Any, /, index: Any) -> Any:
 def _write(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`: x moves on to the result; without a tape, in its own buffer where nobody else sees it."""
     index = _plain(index)
-    if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad):
+    if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or mode() & TRACING:
         return x._become(setitem(x, value, index), "x[...] = v")
     raw = value.numpy() if isinstance(value, Tensor) else value if type(value) in NUMBERS else from_user(value)
     target = x.buffer()

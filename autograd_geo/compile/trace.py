@@ -1,0 +1,284 @@
+"""Recording a function: every op that runs, and whatever its program has to read and to write.
+
+The ordinary tape is the recording: while a tracer is set, each op leaves an entry, whether a gradient flows
+through it or not, and the reverse pass runs as ops too. What comes from outside (arguments, tensors and arrays the
+function closes over, gradients that are there already) becomes an input that is read anew in each call; tensors
+that the function changes become results that are put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..op import SIMPLE, Op, frozen, functions
+from ..tape import ACTIVE, CONSTANT, GRADIENTS, TRACED, WEAK, Entry, caller, describe, leaf, mode, next_number, succeed
+from ..tensor import Tensor, wrap
+from ..value import NUMBERS, SCALAR, Value, as_value, from_user
+
+#: Where an input is found when the program runs: from the arguments' leaves to a value.
+Getter = Callable[[Sequence[Any]], Any]
+
+
+@dataclass(slots=True)
+class Input:
+    """What the program reads: the entry that stands for it, and where it is found."""
+
+    entry: Entry
+    get: Getter
+
+
+@dataclass(slots=True)
+class Held:
+    """A tensor from outside that the function uses: its handle as it was found, to see what changed."""
+
+    get: Getter  # the tensor itself
+    tensor: Tensor
+    entry: Entry | None
+    value: Value
+    node: Entry  # what stands for its value in the recording
+    gradient: Tensor | None
+
+
+@dataclass(slots=True)
+class Read:
+    """A value that Python looked at while recording; the program holds only as long as it comes out the same."""
+
+    entry: Entry
+    convert: Callable[[Value], Any]
+    expected: Any
+
+    def holds(self, value: Value) -> bool:
+        """Whether `value` would have led Python the same way."""
+        found = self.convert(value)
+        if isinstance(found, np.ndarray):
+            return bool(np.array_equal(found, self.expected, equal_nan=found.dtype.kind == "f"))
+        return bool(found == self.expected or (found != found and self.expected != self.expected))
+
+
+@dataclass(slots=True)
+class Effects:
+    """What a call leaves behind besides its result: new values and gradients of tensors from outside."""
+
+    values: list[tuple[Getter, Entry]] = field(default_factory=list)
+    gradients: list[tuple[Getter, Entry | None]] = field(default_factory=list)
+
+
+class Tracer:
+    """Records one run of a function; set it with `tape.traced_by`."""
+
+    def __init__(self) -> None:
+        self.start = next_number()
+        self.entries: list[Entry] = []
+        self.inputs: dict[Entry, Input] = {}
+        self.reads: list[Read] = []
+        #: What stands for the value of a leaf that the function made or moved on.
+        self.defined: dict[Entry, Entry] = {}
+        self._held: dict[int, Held] = {}
+        self._leaves: dict[Entry, Held] = {}
+        self._arrays: dict[int, tuple[np.ndarray[Any, Any], Entry]] = {}
+        self._grads_known: set[Entry] = set()
+        self._absent: list[tuple[Getter, bool]] = []
+
+    # --- ops ----------------------------------------------------------------------------------------------------
+
+    def apply(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
+        """Evaluate an op and record it."""
+        attrs = {k: v if type(v) in SIMPLE else frozen(v) for k, v in attrs.items()} if attrs else attrs
+        values: list[Any] = []
+        sources: list[Any] = []
+        active, bit, state, known = 0, 1, WEAK, True
+        for x in operands:
+            if type(x) in NUMBERS and (values or op.family == "pointwise"):
+                value, source = x, x
+            else:
+                source = self.source(x, op)
+                value = x._value if isinstance(x, Tensor) else source.value
+                known = known and source.op is None and source.state == CONSTANT and source not in self.inputs
+                if source.state != WEAK:
+                    state = TRACED
+                    value = np.float64(value) if type(value) is float else value
+                active |= bit if source.state > 0 else 0
+            values.append(value)
+            sources.append(source)
+            bit <<= 1
+        z = op.evaluate(values, attrs)
+        if known:
+            return wrap(z, leaf(z, CONSTANT))
+        active &= op.differentiable
+        if active and mode() & GRADIENTS:
+            state = ACTIVE
+            kept, keep_output = op.keeps(active)
+            for k in kept:
+                x = operands[k]
+                if isinstance(x, Tensor):
+                    sources[k].value = x._value
+        else:
+            keep_output = False
+        entry = Entry()
+        entry.number = next_number()
+        entry.op, entry.inputs, entry.attrs, entry.state, entry.name = op, tuple(sources), attrs, state, None
+        entry.code, entry.lasti = caller(2)
+        entry.value = z if type(z) is float or keep_output else None
+        entry.spec = SCALAR if type(z) is float else (z.shape, z.dtype)
+        self.entries.append(entry)
+        return wrap(z, entry)
+
+    def source(self, x: Any, op: Op | None = None) -> Entry:
+        """The entry that stands for an operand: an input if it comes from outside."""
+        if isinstance(x, Tensor):
+            entry = x._entry
+            if entry is not None and entry.number >= self.start:
+                return entry
+            return self.hold(x).node
+        if isinstance(x, np.ndarray) and x.dtype.kind in "fiub" and not isinstance(x, np.ma.MaskedArray):
+            return self.array(x)
+        if isinstance(x, list | tuple) and any(isinstance(i, Tensor) for i in x):
+            raise TypeError(f"{op.name if op else 'tensor'}: join a list of tensors with ag.stack first")
+        return leaf(from_user(x), CONSTANT)
+
+    # --- what comes from outside ----------------------------------------------------------------------------------
+
+    def argument(self, k: int, x: Any) -> Tensor:
+        """Argument leaf number k as the recorded function sees it: a tensor whose value may differ in each call."""
+        if isinstance(x, Tensor):
+            self.hold(x, lambda leaves: leaves[k])
+            return x
+        value = from_user(x)
+        entry = leaf(value, WEAK if type(x) is float else TRACED)
+        self.inputs[entry] = Input(entry, lambda leaves: leaves[k])
+        return wrap(value, entry)
+
+    def hold(self, x: Tensor, get: Getter | None = None) -> Held:
+        """Note a tensor from outside, whose value is read anew in each call."""
+        held = self._held.get(id(x))
+        if held is None:
+            entry = x._entry
+            if entry is not None and entry.op is not None:
+                raise TypeError(
+                    f"compile: the function uses {describe(entry)}, which was recorded outside it; its gradient would "
+                    "be lost. Pass it as an argument after .detach(), or compute it inside the function"
+                )
+            node = leaf(x._value, TRACED) if entry is None else entry
+            get = get or (lambda leaves: x)
+            held = Held(get, x, entry, x._value, node, None if entry is None else (entry.root or entry).grad)
+            self._held[id(x)] = held
+            self._leaves[node.root or node] = held
+            self.inputs[node] = Input(node, lambda leaves: get(leaves)._value)
+        return held
+
+    def array(self, x: np.ndarray[Any, Any]) -> Entry:
+        """Note an array from outside, which is read anew in each call: it may have been written into."""
+        known = self._arrays.get(id(x))
+        if known is None:
+            entry = leaf(from_user(x), TRACED)
+            self._arrays[id(x)] = known = x, entry
+            self.inputs[entry] = Input(entry, lambda leaves: x)
+        return known[1]
+
+    # --- what tensors ask of a tracer -------------------------------------------------------------------------------
+
+    def tensor(self, x: Any, dtype: Any, requires_grad: bool, name: str | None) -> Tensor:
+        """`ag.tensor` inside the recorded function."""
+        t = wrap(x._value if isinstance(x, Tensor) else from_user(x), self.source(x))
+        t = t.detach() if dtype is None else t.detach().astype(dtype)
+        if requires_grad or name is not None:
+            made = leaf(t._value, ACTIVE if requires_grad else CONSTANT, name, *caller(3))
+            assert t._entry is not None
+            self.defined[made] = t._entry
+            self._grads_known.add(made)
+            t._entry = made
+        return t
+
+    def read(self, x: Tensor, convert: Callable[[Value], Any] = as_value) -> Any:
+        """What Python wants to know of a tensor's value: it has to come out the same when the program runs."""
+        entry, found = self.source(x), convert(x._value)
+        if entry in self.inputs or entry.op is not None or entry in self.defined:
+            self.reads.append(Read(entry, convert, found))
+        return found
+
+    def detach(self, x: Tensor) -> Tensor:
+        """The same value, through which no gradient flows."""
+        t = self.apply(functions["positive"].op, (x,), {})  # type: ignore[attr-defined]
+        if t._entry is not None and t._entry.state == ACTIVE:
+            t._entry.state = TRACED
+        return t
+
+    def remake(self, x: Tensor, state: int) -> None:
+        """`x` becomes a leaf with this state: one that requires a gradient or does not."""
+        made = leaf(x._value, state, x.name)
+        self.defined[made] = self.source(x)
+        self._grads_known.add(made)
+        x._entry = made
+
+    def assign(self, x: Tensor, result: Tensor) -> None:
+        """`x`, an unrecorded tensor or leaf, takes the value of `result` but stays the leaf that it is."""
+        old = self.source(x)
+        if old in self.inputs and id(x) not in self._held:
+            raise TypeError(
+                "compile: the function writes into an array that it was given; pass a tensor, or copy it first"
+            )
+        if x.requires_grad:
+            new = succeed(old, result._value)
+            self.defined[new] = self.source(result)
+            x._entry = new
+        else:
+            x._entry = self.source(result.detach())
+        x._value = result._value
+
+    def gradient(self, entry: Entry) -> Tensor | None:
+        """The gradient a leaf holds, as the recorded function finds it."""
+        root = entry.root or entry
+        grad: Tensor | None = root.grad
+        if root not in self._grads_known:
+            self._grads_known.add(root)
+            get = self._leaves[root].get
+            find: Getter = lambda leaves: (get(leaves)._entry.root or get(leaves)._entry).grad  # noqa: E731
+            self._absent.append((find, grad is None))
+            if grad is not None:
+                self.hold(grad, find)
+        return grad
+
+    def forget_gradient(self, x: Tensor) -> None:
+        """The gradient of a leaf is about to be set, whatever it was before."""
+        entry = self.source(x)
+        self._grads_known.add(entry.root or entry)
+
+    # --- afterwards ---------------------------------------------------------------------------------------------------
+
+    def effects(self) -> Effects:
+        """What changed outside; the handles are left as an unrecorded run leaves them."""
+        found = Effects()
+        for held in list(self._held.values()):
+            x = held.tensor
+            if x._entry is not held.entry and x._entry is not None and x._entry is not held.node:
+                found.values.append((held.get, x._entry))
+                x._entry = None if held.entry is None else succeed(held.entry, x._value)
+            root = None if held.entry is None else held.entry.root or held.entry
+            if root is not None and root.grad is not held.gradient:
+                grad = root.grad
+                get = held.get
+                if grad is None:
+                    found.gradients.append((get, None))
+                else:
+                    found.gradients.append((get, self.source(grad)))
+                    root.grad = wrap(grad._value)
+        return found
+
+    def absent_gradients(self) -> list[tuple[Getter, bool]]:
+        """Which gradients were looked for, and whether there was none."""
+        return self._absent
+
+    def close(self) -> None:
+        """Cut what outlives the recording from it: it was recorded for the program only."""
+        for entry in self.entries:
+            if entry.state < 0:
+                entry.state = CONSTANT
+            entry.inputs = ()
+        for entry in self.inputs:
+            if entry.state < 0:
+                entry.state = CONSTANT
+
