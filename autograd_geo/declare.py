@@ -310,7 +310,7 @@ class _Name(str):
 
 def custom(
     *, samples: Sequence[Sample] = (), latex: Mapping[str, str] = MappingProxyType({}), symbol: str = "",
-    reference: str = "", method: bool = True, **rules: Function,
+    reference: str = "", method: bool = True, moves: bool = False, **rules: Function,
 ) -> Callable[[Function], TensorFunction]:  # fmt: skip
     """Declare an op by a NumPy function and one rule for each input that a gradient flows to.
 
@@ -322,6 +322,7 @@ def custom(
     the others its attributes. A rule is a function of what it asks for by name: the output's cotangent `g`, the
     output `z`, operands, attributes, and `shape`, that of its own operand; only what it asks for is kept on the
     tape. Write it in NumPy, and it is differentiable itself. Rules of a variadic op also get `k` and `shapes`.
+    `moves` says that each element of the result is an element of an input, or 0.
     """
 
     def declare(forward: Function) -> TensorFunction:
@@ -342,7 +343,7 @@ def custom(
         op = Op(
             name=name, family="custom", inputs=operands, attrs=attrs, forward=run, variadic=variadic,
             rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(operands))),
-            symbol=symbol or name, samples=tuple(samples), reference=reference,
+            symbol=symbol or name, samples=tuple(samples), reference=reference, moves=moves,
         )  # fmt: skip
         return register(op, _function_of(op, forward, module), method)
 
@@ -351,7 +352,7 @@ def custom(
 
 def linear(
     transpose: Function, *, samples: Sequence[Sample] = (), latex: str = "", symbol: str = "", reference: str = "",
-    method: bool = True,
+    method: bool = True, moves: bool = False,
 ) -> Callable[[Function], TensorFunction]:  # fmt: skip
     """Declare an op that is linear in its first operand by a NumPy function and that function's transpose.
 
@@ -361,7 +362,8 @@ def linear(
 
     The transpose maps the output's cotangent `g` to the input's; it may ask by name for other operands, for
     attributes and for `shape`, that of the input. It becomes an op of its own, `shifted.T`, whose transpose is
-    the function itself, so every order of derivative follows; both are checked by <Ax, y> = <x, A'y>.
+    the function itself, so every order of derivative follows; both are checked by <Ax, y> = <x, A'y>. `moves` says
+    that each element of the result is one of the first operand's, or 0.
     """
 
     def declare(forward: Function) -> TensorFunction:
@@ -402,12 +404,12 @@ def linear(
         rule = Rule(raw, _from_float(raw), traced, needs, (rf"{formula}^{{\top}}", f"{name}ᵀ"))
         op = Op(
             name=name, family="linear", inputs=operands, attrs=attrs, forward=run, rules=(rule, *no_rules),
-            symbol=symbol or name, samples=tuple(samples), reference=reference,
+            symbol=symbol or name, samples=tuple(samples), reference=reference, moves=moves,
         )  # fmt: skip
         rule = Rule(raw_again, _from_float(raw_again), traced_again, needs, (formula, name))
         backward_op = Op(
             name=f"{name}.T", family="linear", inputs=("g", *constants), attrs={"shape": None, **attrs},
-            forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ",
+            forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ", transposes=op,
         )  # fmt: skip
         function = _function_of(op, forward, module)
         register(op, function, method)
@@ -477,7 +479,7 @@ def multilinear(
         name=name, family="multilinear", inputs=inputs, attrs={} if signatures else {"subscripts": ""},
         forward=forward or evaluate, variadic=variadic,
         rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(inputs))),
-        symbol=symbol or name, samples=tuple(samples), reference=reference,
+        symbol=symbol or name, samples=tuple(samples), reference=reference, signatures=signatures,
     )  # fmt: skip
     module = _module_of_caller()
     if variadic:

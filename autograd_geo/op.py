@@ -78,6 +78,9 @@ class Op:
     samples: tuple[Sample, ...] = ()
     reference: str = ""  # NumPy/SciPy expression over the inputs, for the value test; default: NumPy's function
     surrogate: bool = False  # the rules are deliberately not the derivative
+    moves: bool = False  # each element of the result is one of the inputs', or 0
+    signatures: tuple[str, ...] = ()  # of a multilinear op; none if it takes its own
+    transposes: Op | None = None  # the linear op that this one is the transpose of
     differentiable: int = field(default=-1, init=False)  # the inputs that have a rule, as bits
     _keeps: dict[int, tuple[tuple[int, ...], bool]] = field(default_factory=dict, repr=False)
 

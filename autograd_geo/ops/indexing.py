@@ -52,7 +52,7 @@ _ROWS = np.array([0, 2, 2, -1])
 
 
 @linear(
-    _scatter, method=False, symbol="[ ]", latex=r"(\cdot)_{[i]}", reference="x[index]",
+    _scatter, method=False, moves=True, symbol="[ ]", latex=r"(\cdot)_{[i]}", reference="x[index]",
     samples=(
         sample((4,), index=1), sample((4, 3), index=-1), sample((5,), index=slice(None, None, 2)),
         sample((4, 3), index=(slice(3, 0, -1), 1)), sample((2, 3, 4), index=(Ellipsis, 2)),
@@ -94,7 +94,7 @@ def _written(g: Any, shape: tuple[int, ...], shapes: Any, index: Any) -> Any:
 
 
 @custom(
-    x=lambda g, index: _kept(g, index), value=_written, method=False, symbol="[ ]=",
+    x=lambda g, index: _kept(g, index), value=_written, method=False, moves=True, symbol="[ ]=",
     samples=(
         sample((4,), (), index=1), sample((4, 3), (3,), index=0), sample((5,), (3,), index=slice(None, None, 2)),
         sample((4, 3), (2, 1), index=(slice(1, 3), slice(None))), sample((4, 3), (4, 3), index=_ROWS),

@@ -22,6 +22,7 @@ Axes = int | tuple[int, ...]
     samples=(sample((3, 4), newshape=(2, 6)), sample((6,), newshape=(-1, 2))),
     method=False,
     reference="np.reshape(x, newshape)",
+    moves=True,
 )
 def _reshape(x: Any, /, newshape: tuple[int, ...]) -> Any:
     """See `reshape`."""
@@ -51,6 +52,7 @@ flatten = ravel
     symbol="ᵀ",
     method=False,
     reference="np.transpose(x, axes)",
+    moves=True,
 )
 def _transpose(x: Any, /, axes: tuple[int, ...] | None = None) -> Any:
     """See `transpose`."""
@@ -68,6 +70,7 @@ def transpose(x: Any, *axes: Any) -> Tensor:
 @linear(
     lambda g, source, destination: np.moveaxis(g, destination, source),
     samples=(sample((2, 3, 4), source=0, destination=-1), sample((2, 3, 4), source=(0, 1), destination=(1, 2))),
+    moves=True,
 )
 def moveaxis(x: Any, /, source: Axes, destination: Axes) -> Any:
     """Axes moved to new positions, the others kept in order."""
@@ -82,13 +85,13 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     return _transpose(x, tuple(order))
 
 
-@linear(lambda g, shape: np.reshape(g, shape), samples=(sample((1, 3, 1)), sample((1, 3, 1), axis=0)))
+@linear(lambda g, shape: np.reshape(g, shape), samples=(sample((1, 3, 1)), sample((1, 3, 1), axis=0)), moves=True)
 def squeeze(x: Any, /, axis: Axes | None = None) -> Any:
     """Axes of length one removed: all of them, or those named."""
     return np.squeeze(x, axis=axis)
 
 
-@linear(lambda g, shape: np.reshape(g, shape), samples=(sample((3, 4), axis=1), sample((3,), axis=(0, -1))))
+@linear(lambda g, shape: np.reshape(g, shape), samples=(sample((3, 4), axis=1), sample((3,), axis=(0, -1))), moves=True)
 def expand_dims(x: Any, /, axis: Axes) -> Any:
     """New axes of length one at these positions of the result."""
     return np.expand_dims(x, axis)
@@ -105,6 +108,7 @@ def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     samples=(sample((3, 1), to=(2, 3, 4)), sample((4,), to=(3, 4)), sample((), to=(2, 2))),
     method=False,
     reference="np.broadcast_to(x, to)",
+    moves=True,
 )
 def _broadcast_to(x: Any, /, to: tuple[int, ...]) -> Any:
     """See `broadcast_to`."""
@@ -149,6 +153,7 @@ def _part(g: Any, k: int, axis: int, cuts: tuple[int, ...]) -> Any:
     samples=(sample((2, 3), (4, 3), cuts=(0, 2, 6)), sample((2, 3), (2, 1), (2, 2), axis=-1, cuts=(0, 3, 4, 6))),
     method=False,
     reference="np.concatenate(arrays, axis)",
+    moves=True,
 )
 def _concatenate(*arrays: Any, axis: int = 0, cuts: tuple[int, ...] = ()) -> Any:
     """See `concatenate`; `cuts` is where each array starts, and the end."""
@@ -170,6 +175,7 @@ def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Tensor:
     samples=(sample((3,), (3,)), sample((2, 3), (2, 3), axis=-1)),
     method=False,
     reference="np.stack(arrays, axis)",
+    moves=True,
 )
 def _stack(*arrays: Any, axis: int = 0) -> Any:
     """See `stack`."""
@@ -214,6 +220,7 @@ def _untile(g: Any, shape: tuple[int, ...], reps: tuple[int, ...]) -> Any:
     samples=(sample((3,), reps=(2,)), sample((2, 3), reps=(2, 2)), sample((3,), reps=(2, 2))),
     method=False,
     reference="np.tile(x, reps)",
+    moves=True,
 )
 def _tile(x: Any, /, reps: tuple[int, ...]) -> Any:
     """See `tile`."""
@@ -243,6 +250,7 @@ def _unrepeat(g: Any, shape: tuple[int, ...], repeats: Any, axis: int) -> Any:
     samples=(sample((3,), repeats=2, axis=0), sample((2, 3), repeats=(1, 0, 2), axis=1)),
     method=False,
     reference="np.repeat(x, repeats, axis)",
+    moves=True,
 )
 def _repeat(x: Any, /, repeats: Any, axis: int) -> Any:
     """See `repeat`."""
@@ -255,7 +263,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
     return _repeat(ravel(x), repeats, 0) if axis is None else _repeat(x, repeats, axis)
 
 
-@linear(lambda g, axis: np.flip(g, axis), samples=(sample((3, 4)), sample((3, 4), axis=1)))
+@linear(lambda g, axis: np.flip(g, axis), samples=(sample((3, 4)), sample((3, 4), axis=1)), moves=True)
 def flip(x: Any, /, axis: Axes | None = None) -> Any:
     """Order of the elements reversed along `axis`; along all if None."""
     return np.flip(x, axis)
@@ -280,6 +288,7 @@ def _rolled(x: Any, shift: Axes, axis: Axes | None) -> Any:
 @linear(
     lambda g, shift, axis: _rolled(g, tuple(-s for s in shift) if isinstance(shift, tuple | list) else -shift, axis),
     samples=(sample((5,), shift=2), sample((3, 4), shift=-1, axis=1), sample((3, 4), shift=(1, 2), axis=(0, 1))),
+    moves=True,
 )
 def roll(x: Any, /, shift: Axes, axis: Axes | None = None) -> Any:
     """Elements shifted along `axis`, those that leave at the end coming back at the start."""
@@ -311,6 +320,7 @@ def _unpad(g: Any, shape: tuple[int, ...], pad_width: Any, mode: str) -> Any:
     ),
     method=False,
     reference="np.pad(x, pad_width, mode)",
+    moves=True,
 )
 def _pad(x: Any, /, pad_width: Any, mode: str = "constant") -> Any:
     """See `pad`."""
@@ -347,13 +357,13 @@ def diff(x: Any, /, n: int = 1, axis: int = -1) -> Any:
     return np.diff(x, n, axis)
 
 
-@linear(lambda g, k: np.tril(g, k), samples=(sample((3, 4)), sample((3, 3), k=-1)))
+@linear(lambda g, k: np.tril(g, k), samples=(sample((3, 4)), sample((3, 3), k=-1)), moves=True)
 def tril(x: Any, /, k: int = 0) -> Any:
     """The lower triangle of the last two axes, up to diagonal `k`; zero elsewhere."""
     return np.tril(x, k)
 
 
-@linear(lambda g, k: np.triu(g, k), samples=(sample((3, 4)), sample((3, 3), k=1)))
+@linear(lambda g, k: np.triu(g, k), samples=(sample((3, 4)), sample((3, 3), k=1)), moves=True)
 def triu(x: Any, /, k: int = 0) -> Any:
     """The upper triangle of the last two axes, from diagonal `k`; zero elsewhere."""
     return np.triu(x, k)

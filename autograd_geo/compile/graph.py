@@ -1,0 +1,451 @@
+"""From a recorded tape to a graph of what is computed: four kinds of nodes that the compiler knows, and the rest.
+
+`map` evaluates a formula element by element, `move` takes each element from somewhere, `reduce` combines along axes,
+`product` is a matrix product. Ops that are written in these (softmax, norm ...) are taken apart into them by running
+their NumPy code on tensors. What cannot be said so stays an op that is called back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .. import expr
+from ..contract import choose, explicit
+from ..op import Op, registry
+from ..tape import CONSTANT, TRACED, WEAK, Entry, leaf, no_grad, traced_by
+from ..tensor import Tensor, wrap
+from ..value import SCALAR, Value
+from .moves import Move, Shape, broadcast, frozen_key, move_of
+from .trace import Tracer
+
+INPUT, CONST, MAP, MOVE, REDUCE, PRODUCT, SCATTER, CALL = "input const map move reduce product scatter call".split()
+#: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
+SMALL_PRODUCT = 4096
+
+
+_ranks = count()
+
+
+class Node:
+    """One value of the program: how it is computed from which others."""
+
+    __slots__ = ("args", "data", "dtype", "entry", "kind", "rank", "shape")
+
+    def __init__(
+        self, kind: str, shape: Shape, dtype: np.dtype[Any], args: tuple[Node, ...] = (), data: Any = None,
+        entry: Entry | None = None,
+    ) -> None:  # fmt: skip
+        self.kind, self.shape, self.dtype, self.args, self.data, self.entry = kind, shape, dtype, args, data, entry
+        #: Grows along dependencies, and otherwise in the order in which nodes were made.
+        self.rank: float = next(_ranks)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.shape} {self.dtype}>"
+
+
+class Formula:
+    """What a map computes: an expression over its arguments, called a0, a1 ..., at a common dtype."""
+
+    __slots__ = ("at", "body", "key")
+
+    def __init__(self, body: expr.Node, at: np.dtype[Any]) -> None:
+        self.body, self.at = body, at
+        self.key = (body, at.char)
+
+
+def _is_number(x: Any) -> bool:
+    return type(x) is not Entry
+
+
+class Graph:
+    """The nodes that outputs need, made from a tracer's recording."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self.inputs: dict[Entry, Node] = {}
+        self.nodes: dict[Entry, Node] = {}
+        self._numbers: dict[Any, Node] = {}
+
+    def lower(self, outputs: Iterable[Entry]) -> list[Node]:
+        """The nodes of these entries."""
+        wanted = list(outputs)
+        for entry in _needed(wanted, self.tracer.defined):
+            self.nodes[entry] = self._node(entry)
+        return [self.nodes[e] for e in wanted]
+
+    # --- sources --------------------------------------------------------------------------------------------------
+
+    def _node(self, entry: Entry) -> Node:
+        if entry in self.tracer.inputs:
+            node = Node(INPUT, entry.shape, entry.dtype, data=entry, entry=entry)
+            self.inputs[entry] = node
+            return node
+        defined = self.tracer.defined.get(entry)
+        if defined is not None:
+            return self.nodes[defined]
+        if entry.op is None:
+            return self.constant(entry.value, entry.dtype)
+        args = [self.nodes[i] if type(i) is Entry else i for i in entry.inputs]
+        return self.op(entry.op, args, entry.attrs, entry.spec, entry)
+
+    def constant(self, value: Value, dtype: np.dtype[Any]) -> Node:
+        """A value that never changes; the same number is one node."""
+        array = np.asarray(value, dtype)
+        if array.ndim:
+            return Node(CONST, array.shape, dtype, data=array)
+        key = dtype.char, array.tobytes()
+        if key not in self._numbers:
+            self._numbers[key] = Node(CONST, (), dtype, data=array)
+        return self._numbers[key]
+
+    # --- ops ------------------------------------------------------------------------------------------------------
+
+    def op(self, op: Op, args: Sequence[Any], attrs: dict[str, Any], spec: Any, entry: Entry | None) -> Node:
+        """What an op computes from nodes and literal numbers."""
+        shape, dtype = spec
+        if op.family == "pointwise":
+            return self._pointwise(op, args, attrs, shape, dtype, entry)
+        nodes = [self.constant(x, np.dtype(type(x))) if not isinstance(x, Node) else x for x in args]
+        if dtype.kind in "fiub" and all(n.dtype.kind in "fiub" for n in nodes):
+            found = self._known(op, nodes, attrs, shape, dtype, entry)
+            if found is not None:
+                return found
+        return Node(CALL, shape, dtype, tuple(nodes), (op, attrs), entry)
+
+    def _known(
+        self, op: Op, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: np.dtype[Any], entry: Entry | None
+    ) -> Node | None:
+        if op.moves:
+            if len(nodes) > 1 and any(n.dtype != dtype for n in nodes):
+                nodes = [self.cast(n, dtype) for n in nodes]
+            return self.move(move_of(op, attrs, [n.shape for n in nodes]), nodes, entry)
+        if op.transposes is not None and op.transposes.moves and len(nodes) == 1:
+            rest = {k: v for k, v in attrs.items() if k != "shape"}
+            there = move_of(op.transposes, rest, [attrs["shape"]])
+            if there.inverse is not None:
+                return self.move(there.inverse, nodes, entry)
+            return self._gathered(there, nodes[0], entry)
+        made = _LOWERED.get(op.name)
+        if made is not None:
+            return made(self, nodes, attrs, shape, dtype, entry)
+        if op.family == "multilinear":
+            return self._contraction(op, nodes, attrs, shape, dtype, entry)
+        if op.forward.__module__.startswith("autograd_geo."):
+            return self._taken_apart(op, nodes, attrs, entry)
+        return None
+
+    def _pointwise(
+        self, op: Op, args: Sequence[Any], attrs: dict[str, Any], shape: Shape, dtype: np.dtype[Any],
+        entry: Entry | None,
+    ) -> Node:  # fmt: skip
+        assert op.body is not None
+        body = op.body
+        names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
+        if op.name == "power":
+            body, args = _structural_power(args, body)
+        inputs = op.inputs[: len(args)]
+        if isinstance(body, expr.Var) and isinstance(args[inputs.index(body.name)], Node):
+            only = args[inputs.index(body.name)]
+            if only.dtype == dtype and only.shape == shape:
+                return only  # type: ignore[no-any-return]
+        at = dtype
+        if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
+            at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
+        nodes = [x if isinstance(x, Node) else self.constant(x, _literal_dtype(x, at)) for x in args]
+        for k, x in enumerate(inputs):
+            names[x] = expr.Var(f"a{k}")
+        return self.map(Formula(_substitute(body, names), at), nodes, shape, dtype, entry)
+
+    def map(
+        self, formula: Formula, nodes: Sequence[Node], shape: Shape, dtype: np.dtype[Any], entry: Entry | None = None
+    ) -> Node:
+        """A formula over nodes that broadcast to `shape`."""
+        args = [
+            n if n.shape == shape or n.size == 1 else self.move(broadcast(n.shape, shape), [n], entry) for n in nodes
+        ]
+        return Node(MAP, shape, dtype, tuple(args), formula, entry)
+
+    def cast(self, x: Node, dtype: np.dtype[Any]) -> Node:
+        """The values in another dtype."""
+        return x if x.dtype == dtype else self.map(Formula(expr.Var("a0"), dtype), [x], x.shape, dtype, x.entry)
+
+    def move(self, move: Move, nodes: Sequence[Node], entry: Entry | None = None) -> Node:
+        """Moved data; moves of moves are one."""
+        dtype = nodes[0].dtype
+        first = [n.data if n.kind == MOVE and len(n.args) == 1 else None for n in nodes]
+        if any(first) and move.table.size <= 1 << 22:
+            move = move.after(first)
+            nodes = [n.args[0] if m else n for n, m in zip(nodes, first, strict=True)]
+        if move.in_order and move.shape == nodes[0].shape:
+            return nodes[0]
+        return Node(MOVE, move.shape, dtype, tuple(nodes), move, entry)
+
+    def reduce(self, how: str, x: Node, axes: Any, keepdims: bool, entry: Entry | None) -> Node:
+        """Elements combined along axes: `how` is sum, prod, max or min."""
+        ndim = len(x.shape)
+        given = range(ndim) if axes is None else (axes,) if isinstance(axes, int | np.integer) else axes
+        gone = tuple(sorted(int(a) % ndim for a in given)) if ndim else ()
+        kept = tuple(n for a, n in enumerate(x.shape) if a not in gone)
+        node = Node(REDUCE, kept, x.dtype, (x,), (how, gone), entry)
+        if keepdims:
+            node = self.reshape(node, tuple(1 if a in gone else n for a, n in enumerate(x.shape)))
+        return node
+
+    def reshape(self, x: Node, shape: Shape) -> Node:
+        return self.move(move_of(registry["reshape"], {"newshape": shape}, [x.shape]), [x], x.entry)
+
+    def _gathered(self, there: Move, g: Node, entry: Entry | None) -> Node | None:
+        """The transpose of a map that takes some elements several times: a sum over where each went."""
+        (shape,) = there.sources
+        pieces = there.pieces
+        if pieces is not None and len(pieces) == 1 and 0 in pieces[0].strides and prod(shape):
+            repeated = tuple(a for a, (s, n) in enumerate(zip(pieces[0].strides, there.shape, strict=True)) if s == 0 and n > 1)
+            node = self.reduce("sum", g, repeated, False, entry)
+            if node.size == prod(shape) and there.table.reshape(-1)[0] == 0:
+                kept = tuple(n for a, n in enumerate(there.shape) if a not in repeated)
+                order = there.table[tuple(0 if a in repeated else slice(None) for a in range(len(there.shape)))]
+                back = Move(order.reshape(kept), (shape,)).inverse
+                if back is not None:
+                    return self.move(back, [node], entry)
+        return Node(SCATTER, shape, g.dtype, (g,), there, entry)
+
+    def _contraction(
+        self, op: Op, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: np.dtype[Any], entry: Entry | None
+    ) -> Node | None:
+        signature = _signature(op, nodes, attrs)
+        head, out = signature.split("->")
+        labels = head.split(",")
+        nodes = [self.cast(n, dtype) for n in nodes]
+        size: dict[str, int] = {}
+        for word, n in zip(labels, nodes, strict=True):
+            for c, length in zip(word, n.shape, strict=True):
+                size[c] = max(size.get(c, 1), length)
+        product = as_product(labels, out, size) if len(nodes) == 2 and dtype.kind == "f" else None
+        if product is not None and prod(size.values()) > SMALL_PRODUCT:
+            return self._product(product, nodes, labels, out, size, dtype, entry)
+        if dtype.kind == "b" or prod(size.values()) > 1 << 24:
+            return None
+        inner = [c for c in size if c not in out]
+        space = tuple(size[c] for c in [*out, *inner])
+        spread = [self.move(_spread(word, [*out, *inner], n.shape, space), [n], entry) for word, n in zip(labels, nodes, strict=True)]
+        total = spread[0]
+        for n in spread[1:]:
+            total = self.map(Formula(_TIMES, dtype), [total, n], space, dtype, entry)
+        return self.reduce("sum", total, tuple(range(len(out), len(space))), False, entry) if inner else total
+
+    def _product(
+        self, groups: Any, nodes: list[Node], labels: list[str], out: str, size: dict[str, int],
+        dtype: np.dtype[Any], entry: Entry | None,
+    ) -> Node:  # fmt: skip
+        """A (batched) matrix product, (batch, m, k) by (batch, k, n) to (batch, m, n), with operands as they lie."""
+        batch, rows, inner, columns = groups
+        b, m, k, n = (prod(size[c] for c in group) for group in groups)
+        sides, flags = [], []
+        for word, node, (first, second) in zip(labels, nodes, ((rows, inner), (inner, columns)), strict=True):
+            plain, turned = [*batch, *first, *second], [*batch, *second, *first]
+            transposed = list(word) == turned and list(word) != plain
+            if list(word) != plain and not transposed:
+                node = self._ordered(node, [word.index(c) for c in plain])
+            sides.append(node)
+            flags.append(transposed)
+        node = Node(PRODUCT, (b, m, n), dtype, tuple(sides), (b, m, k, n, *flags), entry)
+        order = [*batch, *rows, *columns]
+        node = self.reshape(node, tuple(size[c] for c in order))
+        return self._ordered(node, [order.index(c) for c in out])
+
+    def _ordered(self, node: Node, axes: list[int]) -> Node:
+        if axes == sorted(axes):
+            return node
+        return self.move(move_of(registry["transpose"], {"axes": tuple(axes)}, [node.shape]), [node], node.entry)
+
+    def _taken_apart(self, op: Op, nodes: list[Node], attrs: dict[str, Any], entry: Entry | None) -> Node | None:
+        """An op of ours by the ops that its NumPy code runs; None if that code is not made of such."""
+        steps = _steps(op, [(n.shape, n.dtype) for n in nodes], attrs)
+        if steps is None:
+            return None
+        entries, operands, result, defined = steps
+        known: dict[Entry, Node] = dict(zip(operands, nodes, strict=True))
+        for e in entries:
+            if e in known:
+                continue
+            if e in defined:
+                known[e] = known[defined[e]]
+            elif e.op is None:
+                known[e] = self.constant(e.value, e.dtype)
+            else:
+                known[e] = self.op(e.op, [known[i] if type(i) is Entry else i for i in e.inputs], e.attrs, e.spec, entry)
+        return known[result]
+
+
+_TIMES = expr.Call("*", (expr.Var("a0"), expr.Var("a1")))
+
+
+def _needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
+    """Every entry that outputs are computed from, in an order in which all inputs come first."""
+    order = list(dict.fromkeys(outputs))
+    seen = set(order)
+    for entry in order:
+        link = defined.get(entry)
+        for source in (link,) if link is not None else entry.inputs:
+            if type(source) is Entry and source not in seen:
+                seen.add(source)
+                order.append(source)
+    order.sort(key=lambda e: e.number)
+    return order
+
+
+def _substitute(node: expr.Node, names: dict[str, expr.Node]) -> expr.Node:
+    if isinstance(node, expr.Var):
+        return names[node.name]
+    if isinstance(node, expr.Call):
+        return expr.Call(node.fn, tuple(_substitute(a, names) for a in node.args))
+    return node
+
+
+def _literal_dtype(x: Any, at: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(bool) if type(x) is bool else at
+
+
+def _structural_power(args: Sequence[Any], body: expr.Node) -> tuple[expr.Node, Sequence[Any]]:
+    """x**2 and its like as products: the exponent is part of the formula."""
+    base, exponent = args
+    if isinstance(exponent, Node) and exponent.kind == CONST and not exponent.shape:
+        exponent = float(exponent.data)
+    if isinstance(exponent, Node) or not isinstance(base, Node) or base.dtype.kind != "f":
+        return body, args
+    x = expr.Var("x")
+    square = expr.Call("*", (x, x))
+    known: dict[float, expr.Node] = {
+        1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
+        0.5: expr.Call("sqrt", (x,)), -1.0: expr.Call("/", (expr.Num(1.0), x)),
+        -2.0: expr.Call("/", (expr.Num(1.0), square)),
+    }  # fmt: skip
+    return (known[exponent], args[:1]) if exponent in known and exponent != 0.5 else (body, args)
+
+
+def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:
+    ndims = tuple(len(n.shape) for n in nodes)
+    if "subscripts" in attrs:
+        return explicit(attrs["subscripts"], ndims)
+    return choose(op.signatures, ndims)
+
+
+def as_product(labels: Sequence[str], out: str, size: dict[str, int]) -> tuple[list[str], ...] | None:
+    """The labels of a contraction of two as (batch, rows, inner, columns), None if it is no matrix product."""
+    a, b = labels
+    if any(len(set(word)) < len(word) for word in (a, b, out)):
+        return None
+    shared = set(a) & set(b)
+    batch = [c for c in out if c in shared]
+    inner = [c for c in a if c in shared and c not in out]
+    rows = [c for c in out if c in a and c not in shared]
+    columns = [c for c in out if c in b and c not in shared]
+    if not inner or len(a) != len(batch + rows + inner) or len(b) != len(batch + inner + columns):
+        return None
+    return batch, rows, inner, columns
+
+
+def _spread(word: str, space_labels: Sequence[str], shape: Shape, space: Shape) -> Move:
+    """An operand of an einsum laid out over all labels: new axes where it has none, diagonals where one repeats."""
+    numbers = np.arange(prod(shape), dtype=np.int64).reshape(shape)
+    unique = list(dict.fromkeys(word))
+    table = np.einsum(f"{word}->{''.join(c for c in space_labels if c in unique)}", numbers)
+    full = table.reshape([table.shape[[d for d in space_labels if d in unique].index(c)] if c in unique else 1 for c in space_labels])
+    return Move(np.broadcast_to(full, space), (shape,))
+
+
+# --- ops with a lowering of their own ---------------------------------------------------------------------------------
+
+
+def _reduction(how: str) -> Callable[..., Node | None]:
+    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
+        (x,) = nodes
+        if how in ("sum", "prod"):
+            x = g.cast(x, dtype)
+        if x.dtype != dtype or (how in ("max", "min") and x.size == 0):
+            return None
+        return g.reduce(how, x, attrs["axis"], attrs["keepdims"], entry)
+
+    return lower
+
+
+def _mean(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
+    (x,) = nodes
+    if dtype == np.float16:
+        return None
+    total = g.reduce("sum", g.cast(x, dtype), attrs["axis"], attrs["keepdims"], entry)
+    count = g.constant(x.size // max(1, prod(shape)), dtype)
+    return g.map(Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype), [total, count], shape, dtype, entry)
+
+
+def _spread_back(scaled: bool) -> Callable[..., Node | None]:
+    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
+        (x,) = nodes
+        if scaled:
+            count = g.constant(prod(shape) // max(1, x.size), np.dtype(float))
+            divided = Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), np.dtype(float))
+            x = g.cast(g.map(divided, [x, count], x.shape, np.dtype(float), entry), dtype)
+        axes, ndim = attrs["axis"], len(shape)
+        given = range(ndim) if axes is None else (axes,) if isinstance(axes, int | np.integer) else axes
+        gone = {int(a) % ndim for a in given} if ndim else set()
+        ones = tuple(1 if a in gone else n for a, n in enumerate(shape))
+        return g.move(broadcast(ones, shape), [g.reshape(x, ones)], entry)
+
+    return lower
+
+
+def _astype(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
+    return g.cast(nodes[0], dtype)
+
+
+_LOWERED: dict[str, Callable[..., Node | None]] = {
+    **{how: _reduction(how) for how in ("sum", "prod", "max", "min")},
+    "mean": _mean,
+    "sum.T": _spread_back(False),
+    "mean.T": _spread_back(True),
+    "astype": _astype,
+    "astype.T": _astype,
+}
+
+_taken: dict[Any, Any] = {}
+
+
+def _steps(op: Op, specs: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    """The entries that an op's NumPy code records when it is run on tensors of these specs; None if it fails."""
+    key = op.name, tuple(specs), frozen_key(attrs)
+    if key not in _taken:
+        _taken[key] = _try_steps(op, specs, attrs)
+    return _taken[key]
+
+
+def _try_steps(op: Op, specs: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    tracer = Tracer()
+    operands = [leaf(_stand_in(spec), TRACED) for spec in specs]
+    try:
+        with traced_by(tracer), no_grad(), np.errstate(all="ignore"):
+            result = op.forward(*[wrap(e.value, e) for e in operands], **attrs)
+    except Exception:
+        return None
+    if not isinstance(result, Tensor) or result._entry is None or tracer.reads or tracer.inputs:
+        return None
+    entries = _needed([result._entry], tracer.defined)
+    if any(e.op is op for e in entries):
+        return None  # NumPy's function is this very op: nothing was taken apart
+    return entries, operands, result._entry, tracer.defined
+
+
+def _stand_in(spec: Any) -> Value:
+    shape, dtype = spec
+    return 0.5 if spec == SCALAR else np.full(shape, 1, dtype)
+
+
+__all__ = ["CONSTANT", "Formula", "Graph", "Node", "WEAK"]

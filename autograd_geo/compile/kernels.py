@@ -1,0 +1,138 @@
+"""Kernels from source: compiled once per distinct source, kept on disk for the next process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numba
+
+from . import machine
+
+_HEAD = f"""\
+from math import inf, nan
+from numba import boolean as b1, cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, int32 as i4, int64 as i8
+from numba import uint8 as u1, uint16 as u2, uint32 as u4, uint64 as u8
+from autograd_geo.compile import vector_math as vm
+from autograd_geo.compile.machine import SIGNATURE, add_in_any_order, select
+from autograd_geo.compile.machine import {", ".join([*machine.LOADS, *machine.STORES])}
+
+
+@cfunc(SIGNATURE, cache=CACHE, fastmath={{"contract"}}, error_model="numpy")
+"""
+
+
+class Kernel(NamedTuple):
+    """A compiled kernel: where its code is, its source, and the seconds that it took to compile or load."""
+
+    address: int
+    source: str
+    seconds: float
+    function: Any
+
+
+_kernels: dict[str, Kernel] = {}
+_lock = threading.Lock()
+
+
+def kernel(source: str) -> Kernel:
+    """The kernel of this source, `def kernel(a, o): ...`."""
+    found = _kernels.get(source)
+    if found is None:
+        with _lock:
+            found = _kernels.get(source)
+            if found is None:
+                start = time.perf_counter()
+                function = _load(source)
+                found = Kernel(function.address, source, time.perf_counter() - start, function)
+                _kernels[source] = found
+    return found
+
+
+def _load(source: str) -> Any:
+    name = "kernel_" + hashlib.sha256(f"{_version()}\n{source}".encode()).hexdigest()[:24]
+    folder = directory()
+    if folder is not None:
+        path = folder / f"{name}.py"
+        try:
+            _write_once(path, _HEAD.replace("CACHE", "True") + source)
+            return _module(name, path).kernel
+        except OSError as error:
+            _warn_once(str(error))
+    scope: dict[str, Any] = {"__name__": name}
+    exec(compile(_HEAD.replace("CACHE", "False") + source, f"<autograd_geo {name}>", "exec"), scope)
+    return scope["kernel"]
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # Numba looks for it there when it loads from its cache
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file unless it is there; another process may do so at the same time."""
+    if path.exists() and path.read_text("utf-8") == text:
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@functools.cache
+def directory() -> Path | None:
+    """Where kernels are kept: AUTOGRAD_GEO_CACHE_DIR, else the platform's folder for caches; None if unwritable."""
+    chosen = os.environ.get("AUTOGRAD_GEO_CACHE_DIR")
+    if chosen is None:
+        from platformdirs import user_cache_dir
+
+        chosen = user_cache_dir("autograd_geo", appauthor=False)
+    folder = Path(chosen) / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        _warn_once(str(error))
+        return None
+
+
+@functools.cache
+def _warn_once(problem: str) -> None:
+    warnings.warn(
+        f"compiled kernels cannot be kept on disk ({problem}); each process compiles its own. Set "
+        "AUTOGRAD_GEO_CACHE_DIR to a folder that can be written",
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def _version() -> str:
+    """What kernels depend on besides their source and the processor, which Numba checks."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted([here / "machine.py", *(here / "vector_math").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

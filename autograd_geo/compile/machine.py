@@ -1,0 +1,146 @@
+"""What generated kernels are made of: loads and stores through addresses, and the loop that runs a program.
+
+A kernel gets two pointers, to the addresses of all buffers and to the numbers of its own operands. Loads and stores
+tell LLVM that different operands don't overlap, or it would have to check that before each loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+NUMBA_TYPES: dict[str, Any] = {
+    "d": types.float64, "f": types.float32, "?": types.boolean,
+    "b": types.int8, "h": types.int16, "i": types.int32, "l": types.int64, "q": types.int64,
+    "B": types.uint8, "H": types.uint16, "I": types.uint32, "L": types.uint64, "Q": types.uint64,
+}  # fmt: skip
+#: What a kernel is called with: the addresses of buffers, the numbers of its operands.
+SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.int32))
+
+
+def _memory_type(char: str) -> ir.Type:
+    kind = NUMBA_TYPES[char]
+    if kind == types.boolean:
+        return ir.IntType(8)
+    if kind == types.float64:
+        return ir.DoubleType()
+    return ir.FloatType() if kind == types.float32 else ir.IntType(kind.bitwidth)
+
+
+def _apart(builder: ir.IRBuilder, instruction: Any, k: int, count: int) -> None:
+    """Say that operand k of `count` shares no memory with the others."""
+    module = builder.module
+    domain = module.add_metadata(["operands"])
+    scopes = [module.add_metadata([f"operand {i}", domain]) for i in range(count)]
+    instruction.set_metadata("alias.scope", module.add_metadata([scopes[k]]))
+    others = [s for i, s in enumerate(scopes) if i != k]
+    if others:
+        instruction.set_metadata("noalias", module.add_metadata(others))
+
+
+def _element(builder: ir.IRBuilder, char: str, address: ir.Value, index: ir.Value) -> ir.Value:
+    pointer = builder.inttoptr(address, _memory_type(char).as_pointer())
+    return builder.gep(pointer, [index])
+
+
+def _loader(char: str) -> Any:
+    kind = NUMBA_TYPES[char]
+
+    @intrinsic(prefer_literal=True)
+    def load(typingctx: Any, address: Any, index: Any, k: Any, count: Any) -> Any:
+        def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            value = builder.load(_element(builder, char, args[0], args[1]))
+            _apart(builder, value, k.literal_value, count.literal_value)
+            if kind == types.boolean:
+                return builder.icmp_unsigned("!=", value, ir.Constant(ir.IntType(8), 0))
+            return value
+
+        return kind(types.int64, types.int64, k, count), code
+
+    return load
+
+
+def _storer(char: str) -> Any:
+    kind = NUMBA_TYPES[char]
+
+    @intrinsic(prefer_literal=True)
+    def store(typingctx: Any, address: Any, index: Any, value: Any, k: Any, count: Any) -> Any:
+        def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            value = builder.zext(args[2], ir.IntType(8)) if kind == types.boolean else args[2]
+            _apart(
+                builder, builder.store(value, _element(builder, char, args[0], args[1])), k.literal_value,
+                count.literal_value,
+            )  # fmt: skip
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, kind, k, count), code
+
+    return store
+
+
+LOADS = {f"load_{char}": _loader(char) for char in NUMBA_TYPES if char != "?"} | {"load_bool": _loader("?")}
+STORES = {f"store_{char}": _storer(char) for char in NUMBA_TYPES if char != "?"} | {"store_bool": _storer("?")}
+
+globals().update(LOADS | STORES)  # kernels import them by name
+
+
+@intrinsic
+def select(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b: both are there, nothing branches."""
+    kind = typingctx.unify_types(types.unliteral(a), types.unliteral(b))
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.select(args[0], args[1], args[2])
+
+    return kind(types.boolean, kind, kind), code
+
+
+@intrinsic
+def add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
+    """a + b, as part of a sum whose order does not matter: sums vectorise."""
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        if isinstance(args[0].type, ir.IntType):
+            return builder.add(args[0], args[1])
+        return builder.fadd(args[0], args[1], flags=("reassoc", "contract"))
+
+    kind = types.unliteral(a)
+    return kind(kind, kind), code
+
+
+@intrinsic
+def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [args[1].type, args[2].type])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.CPointer(types.int64), types.CPointer(types.int32)), code
+
+
+@intrinsic
+def _pointer(typingctx: Any, array: Any, start: Any) -> Any:
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+
+    return types.CPointer(array.dtype)(array, types.int64), code
+
+
+_PROGRAM = types.void(types.int64[::1], types.int64[::1], types.int32[::1], types.int32[::1], types.int64, types.int64)
+
+
+@njit(_PROGRAM, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def run(addresses: Any, kernels: Any, operands: Any, starts: Any, first: int, last: int) -> None:
+    """Call kernels `first` to `last`, each with the addresses and its operands."""
+    base = _pointer(addresses, 0)
+    for k in range(first, last):
+        _call(kernels[k], base, _pointer(operands, starts[k]))
+
+
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """Where an array's data begins."""
+    return int(array.__array_interface__["data"][0])

@@ -1,0 +1,398 @@
+"""A region as the source of a Numba kernel: loops over boxes of its index space, in which every access is affine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise, product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import expr
+from .graph import MAP, MOVE, REDUCE, Formula, Node
+from .moves import _APART, ZERO, Shape
+from .regions import Region, storage
+
+#: More boxes than this make a kernel long to compile; then irregular reads go through tables of indices.
+MOST_BOXES = 30
+
+
+class Printed(NamedTuple):
+    """The source of a kernel, and its operands: nodes with memory, or tables of indices."""
+
+    source: str
+    operands: list[Any]
+    writes: frozenset[int]  # the operands that it writes
+
+
+class _Span(NamedTuple):
+    """An affine access on a box: element base + sum(strides * (i - lower)) of an operand; of none (0) if that is -1."""
+
+    lower: Shape
+    upper: Shape
+    operand: int
+    base: int
+    strides: Shape
+
+
+class _Access:
+    """How a node is read or written over the region's index space: spans, or a table per operand."""
+
+    __slots__ = ("spans", "tables")
+
+    def __init__(self, spans: list[_Span], tables: Sequence[tuple[int, int]] = ()) -> None:
+        self.spans, self.tables = spans, tables
+
+
+def letter(dtype: np.dtype[Any]) -> str:
+    return "bool" if dtype.kind == "b" else {"q": "l", "Q": "L"}.get(dtype.char, dtype.char)
+
+
+def c_strides(shape: Shape) -> Shape:
+    strides, step = [], 1
+    for n in shape[::-1]:
+        strides.append(step)
+        step *= n
+    return tuple(strides[::-1])
+
+
+class Printer:
+    """Writes one region; `stored` are the nodes that have a buffer."""
+
+    def __init__(self, region: Region, stored: set[Node]) -> None:
+        self.region, self.stored = region, stored
+        self.shape = region.shape
+        self.operands: list[Any] = []
+        self._number: dict[Any, int] = {}
+        self.names: dict[Node, str] = {}
+        self.reads: dict[Node, _Access] = {}
+        self.writes: dict[Node, _Access] = {}
+        self.scalars: dict[Node, str] = {}
+        self.constants: dict[tuple[str, float], str] = {}
+
+    def operand(self, x: Any, key: Any = None) -> int:
+        key = x if key is None else key
+        if key not in self._number:
+            self._number[key] = len(self.operands)
+            self.operands.append(x)
+        return self._number[key]
+
+    # --- accesses ----------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> frozenset[int]:
+        """Find out how everything is accessed; returns which operands are written."""
+        inside = {n for n in self.region.nodes if n.kind == MAP}
+        full, zeros = self.shape, (0,) * len(self.shape)
+        for node in self.region.nodes:
+            for a in node.args:
+                if a in inside or a in self.reads or a in self.scalars:
+                    continue
+                root = storage(a)
+                if root is not None and a.size == 1:
+                    self.scalars[a] = f"s{self.operand(root)}"
+                elif a.kind == MOVE and not a.data.in_order:
+                    self.reads[a] = self._moved(a)
+                else:
+                    assert root is not None
+                    span = _Span(zeros, full, self.operand(root), 0, c_strides(full))
+                    self.reads[a] = _Access([span])
+        for node in self.region.nodes:
+            if node in self.stored:
+                k = self.operand(node)
+                if node.kind == MAP:
+                    strides = c_strides(full)
+                else:
+                    kept = iter(c_strides(node.shape))
+                    strides = tuple(0 if a in node.data[1] else next(kept) for a in range(len(full)))
+                self.writes[node] = _Access([_Span(zeros, full, k, 0, strides)])
+        return frozenset(self.operand(node) for node in self.writes)
+
+    def _moved(self, a: Node) -> _Access:
+        pieces = a.data.pieces
+        if pieces is None:
+            return self._by_table(a)
+        spans = []
+        for p in pieces:
+            k = -1 if p.source < 0 else self.operand(storage(a.args[p.source]))
+            spans.append(_Span(p.lower, p.upper, k, p.base, p.strides))
+        return _Access(spans)
+
+    def _by_table(self, a: Node) -> _Access:
+        number = a.data.table >> _APART
+        tables = []
+        for k, source in enumerate(a.args):
+            if len(a.args) == 1:
+                table = np.where(a.data.table == ZERO, -1, a.data.table)
+            else:
+                table = np.where(number == k, a.data.table - (k << _APART), -1)
+            tables.append((self.operand(np.ascontiguousarray(table), (id(a.data), k)), self.operand(storage(source))))
+        full = self.shape
+        return _Access([_Span((0,) * len(full), full, -1, 0, c_strides(full))], tables)
+
+    def simplify(self) -> None:
+        """Axes of length one go, and neighbouring axes that every access walks through as one become one."""
+        accesses = [*self.reads.values(), *self.writes.values()]
+        for axis in reversed(range(len(self.shape))):
+            if self.shape[axis] == 1:
+                self._drop(accesses, axis)
+        axis = 0
+        while axis + 1 < len(self.shape):
+            m, n = self.shape[axis : axis + 2]
+            if all(
+                s.strides[axis] == s.strides[axis + 1] * n
+                and (s.lower[axis], s.upper[axis], s.lower[axis + 1], s.upper[axis + 1]) == (0, m, 0, n)
+                for access in accesses
+                for s in access.spans
+            ):
+                self.shape = (*self.shape[:axis], m * n, *self.shape[axis + 2 :])
+                for access in accesses:
+                    access.spans = [
+                        s._replace(
+                            lower=(*s.lower[:axis], 0, *s.lower[axis + 2 :]),
+                            upper=(*s.upper[:axis], m * n, *s.upper[axis + 2 :]),
+                            strides=(*s.strides[:axis], *s.strides[axis + 1 :]),
+                        )
+                        for s in access.spans
+                    ]
+            else:
+                axis += 1
+
+    def _drop(self, accesses: Sequence[_Access], axis: int) -> None:
+        def without(t: Shape) -> Shape:
+            return t[:axis] + t[axis + 1 :]
+
+        self.shape = without(self.shape)
+        for access in accesses:
+            access.spans = [
+                s._replace(lower=without(s.lower), upper=without(s.upper), strides=without(s.strides))
+                for s in access.spans
+            ]
+
+    def boxes(self) -> list[tuple[Shape, Shape]]:
+        """The boxes on which every access is one span; reads with too many of their own go through tables instead."""
+        while True:
+            cuts: list[set[int]] = [{0, n} for n in self.shape]
+            for access in self.reads.values():
+                for s in access.spans:
+                    for axis, ends in enumerate(zip(s.lower, s.upper, strict=True)):
+                        cuts[axis].update(ends)
+            if prod(len(c) - 1 for c in cuts) <= MOST_BOXES:
+                break
+            worst = max(self.reads, key=lambda n: len(self.reads[n].spans))
+            self.reads[worst] = self._by_table(worst)
+        ranges = [list(pairwise(sorted(c))) for c in cuts]
+        return [(tuple(a for a, _ in box), tuple(b for _, b in box)) for box in product(*ranges)]
+
+    # --- text ------------------------------------------------------------------------------------------------------------
+
+    def print(self) -> Printed:
+        """The source of the kernel."""
+        written = self.prepare()
+        if not any(access.tables for access in self.reads.values()):
+            self.simplify()
+        boxes = self.boxes()
+        whole = [n for n in self.region.nodes if n.kind == REDUCE and not any(self.writes[n].spans[0].strides)]
+        text: list[str] = []
+        for node in self.region.nodes:
+            if node.kind == REDUCE:
+                text += self._start(node, node in whole)
+        for lower, upper in boxes:
+            text += self._box(lower, upper, whole)
+        for node in whole:
+            text.append(self._store(node, f"r{self.writes[node].spans[0].operand}", "0"))
+        head = [f"p{k} = a[o[{k}]]" for k in range(len(self.operands))]
+        for a, name in self.scalars.items():
+            k = int(name[1:])
+            head.append(f"{name} = load_{letter(a.dtype)}(p{k}, 0, {k}, #)")
+        head += [f"{name} = {_typed(char, value)}" for (char, value), name in self.constants.items()]
+        body = "\n".join("    " + line for line in [*dict.fromkeys(head), *text])
+        source = f"def kernel(a, o):\n{body}\n".replace("#", str(len(self.operands)))
+        return Printed(source, self.operands, written)
+
+    def _start(self, node: Node, whole: bool) -> list[str]:
+        how = node.data[0]
+        char = letter(node.dtype)
+        first = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}[how]
+        if node.dtype.kind in "iu" and how in ("max", "min"):
+            info = np.iinfo(node.dtype)
+            first = info.min if how == "max" else info.max
+        k = self.writes[node].spans[0].operand
+        value = self._constant(char, first)
+        if whole:
+            return [f"r{k} = {value}"]
+        return [f"for i in range({node.size}):", f"    store_{char}(p{k}, i, {value}, {k}, #)"]
+
+    def _constant(self, char: str, value: float) -> str:
+        key = char, value
+        if value != value:
+            return _typed(char, value)
+        if key not in self.constants:
+            self.constants[key] = f"k{len(self.constants)}"
+        return self.constants[key]
+
+    def _box(self, lower: Shape, upper: Shape, whole: list[Node]) -> list[str]:
+        lines, indent, loops = [], "", []
+        for axis, (a, b) in enumerate(zip(lower, upper, strict=True)):
+            if b - a == 1:
+                loops.append(str(a))
+            else:
+                lines.append(f"{indent}for i{axis} in range({a}, {b}):")
+                indent += "    "
+                loops.append(f"i{axis}")
+        self.names = dict(self.scalars)
+        loaded: dict[str, str] = {}
+        body: list[str] = []
+
+        def read(node: Node) -> str:
+            if node not in self.names:
+                text = self._load(node, lower, loops)
+                if text not in loaded:
+                    loaded[text] = f"t{len(loaded)}"
+                    body.append(f"{loaded[text]} = {text}")
+                self.names[node] = loaded[text]
+            return self.names[node]
+
+        for number, node in enumerate(self.region.nodes):
+            values = [read(a) for a in node.args]
+            if node.kind == MAP:
+                name = f"v{number}"
+                body += self._formula(node, values, name)
+                self.names[node] = name
+                if node in self.writes:
+                    body.append(self._store(node, name, self._index(self.writes[node].spans[0], loops)))
+            else:
+                k = self.writes[node].spans[0].operand
+                if node in whole:
+                    body.append(f"r{k} = {_combined(node, f'r{k}', values[0])}")
+                else:
+                    at = self._index(self.writes[node].spans[0], loops)
+                    before = f"load_{letter(node.dtype)}(p{k}, {at}, {k}, #)"
+                    body.append(self._store(node, _combined(node, before, values[0]), at))
+        return lines + [indent + line for line in body]
+
+    def _load(self, node: Node, lower: Shape, loops: list[str]) -> str:
+        access, char = self.reads[node], letter(node.dtype)
+        zero = self._constant(char, 0.0)
+        if access.tables:
+            at = self._index(access.spans[0], loops)
+            text = zero
+            for table, k in access.tables:
+                index = f"load_l(p{table}, {at}, {table}, #)"
+                text = f"select({index} >= 0, load_{char}(p{k}, max({index}, 0), {k}, #), {text})"
+            return text
+        for s in access.spans:
+            if all(a <= i < b for a, i, b in zip(s.lower, lower, s.upper, strict=True)):
+                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {self._index(s, loops)}, {s.operand}, #)"
+        raise AssertionError("no span covers this box")
+
+    def _index(self, span: _Span, loops: list[str]) -> str:
+        constant, terms = span.base, []
+        for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
+            constant -= stride * low
+            if not i.startswith("i"):
+                constant += stride * int(i)
+            elif stride:
+                terms.append(i if stride == 1 else f"{stride} * {i}")
+        if constant or not terms:
+            terms.append(str(constant))
+        return " + ".join(terms)
+
+    def _store(self, node: Node, value: str, index: str) -> str:
+        k = self.writes[node].spans[0].operand
+        return f"store_{letter(node.dtype)}(p{k}, {index}, {value}, {k}, #)"
+
+    def _formula(self, node: Node, values: Sequence[str], name: str) -> list[str]:
+        formula: Formula = node.data
+        char, out = letter(formula.at), letter(node.dtype)
+        names: dict[str, str] = {}
+        for k, (a, value) in enumerate(zip(node.args, values, strict=True)):
+            same = letter(a.dtype) == char or _is_condition(formula.body, f"a{k}", a)
+            names[f"a{k}"] = value if same else _converted(value, letter(a.dtype), char)
+        text = expr.source(self._typed_numbers(formula.body, char, names), f"{name} = ", _CODES[formula.at.kind])
+        lines = [_rename_temporaries(line, name) for line in text]
+        result = "bool" if _is_boolean(formula.body) else char
+        if result != out or formula.at.kind in "iu":
+            lines[-1] = f"{name} = {_converted(lines[-1].removeprefix(f'{name} = '), result, out)}"
+        return lines
+
+    def _typed_numbers(self, node: expr.Node, char: str, names: dict[str, str]) -> expr.Node:
+        if isinstance(node, expr.Num):
+            return expr.Var(self._constant(char, node.value) if node.value == node.value else _typed(char, node.value))
+        if isinstance(node, expr.Var):
+            return expr.Var(names[node.name])
+        if node.fn == "reciprocal":
+            node = expr.Call("/", (expr.Num(1.0), *node.args))
+        return expr.Call(node.fn, tuple(self._typed_numbers(a, char, names) for a in node.args))
+
+
+_BOOLEAN = frozenset(["<", "<=", ">", ">=", "==", "!=", "&", "|"])
+
+
+def _is_boolean(node: expr.Node) -> bool:
+    return isinstance(node, expr.Call) and node.fn in _BOOLEAN
+
+
+def _is_condition(body: expr.Node, name: str, a: Node) -> bool:
+    """Whether an argument serves as nothing but a condition."""
+    if a.dtype.kind != "b":
+        return False
+    uses = []
+
+    def visit(node: expr.Node, condition: bool) -> None:
+        if isinstance(node, expr.Var) and node.name == name:
+            uses.append(condition)
+        elif isinstance(node, expr.Call):
+            for k, x in enumerate(node.args):
+                visit(x, node.fn == "where" and k == 0)
+
+    visit(body, False)
+    return all(uses)
+
+
+def _rename_temporaries(line: str, name: str) -> str:
+    """`expr.source` calls its temporaries _0, _1 ...: each map has its own."""
+    return re.sub(r"(?<![\w.])_(\d+)", rf"{name}_\1", line)
+
+
+_CASTS = {"d": "f8", "f": "f4", "bool": "b1", "b": "i1", "h": "i2", "i": "i4", "l": "i8", "B": "u1", "H": "u2",
+          "I": "u4", "L": "u8"}  # fmt: skip
+
+
+def _typed(char: str, value: float) -> str:
+    if char in "df":
+        return f"{_CASTS[char]}({'inf' if value == np.inf else '-inf' if value == -np.inf else 'nan' if value != value else repr(float(value))})"
+    return f"{_CASTS[char]}({int(value)})"
+
+
+def _converted(value: str, source: str, target: str) -> str:
+    if target == "bool":
+        return f"({value}) != 0"
+    return f"{_CASTS[target]}({value})"
+
+
+def _combined(node: Node, before: str, value: str) -> str:
+    how = node.data[0]
+    if how == "sum":
+        return f"add_in_any_order({before}, {value})"
+    if how == "prod":
+        return f"{before} * {value}"
+    name = {"max": "maximum", "min": "minimum"}[how]
+    return f"vm.{name}({before}, {value})" if node.dtype.kind == "f" else f"{how}({before}, {value})"
+
+
+_FLOAT_CODES = {
+    name: "vm." + p.code for name, p in expr.PRIMITIVES.items() if p.level == 9 and name != "where"
+} | {"where": "select(({0}) != 0, {1}, {2})", "**": "vm.power({0}, {1})"}
+_INTEGER_CODES = _FLOAT_CODES | {
+    "abs": "abs({0})", "maximum": "max({0}, {1})", "minimum": "min({0}, {1})", "**": "({0}) ** ({1})",
+    "floor": "{0}", "ceil": "{0}", "rint": "{0}", "remainder": "({0}) % ({1})",
+    "sign": "(({0}) > 0) - (({0}) < 0)",
+}  # fmt: skip
+_CODES = {"f": _FLOAT_CODES, "i": _INTEGER_CODES, "u": _INTEGER_CODES, "b": _INTEGER_CODES}
+
+
+def print_region(region: Region, stored: set[Node]) -> Printed:
+    """The kernel of a region."""
+    return Printer(region, stored).print()
