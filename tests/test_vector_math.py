@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from autograd_geo.compile import vector_math as vm
+from autograd_geo.compiler import vector_math as vm
 
 FLOATS = (np.float64, np.float32)
 UNARY = """
@@ -247,7 +247,7 @@ def test_a_kernel_is_cached_on_disk(tmp_path):
     source = tmp_path / "kernel_for_test.py"
     source.write_text("""
 import numba
-from autograd_geo.compile import vector_math as vm
+from autograd_geo.compiler import vector_math as vm
 
 @numba.njit("void(float64[::1], float64[::1])", cache=True, fastmath={"contract"}, error_model="numpy")
 def kernel(x, out):

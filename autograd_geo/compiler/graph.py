@@ -8,6 +8,7 @@ their NumPy code on tensors. What cannot be said so stays an op that is called b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import count
 from math import prod
 from typing import Any
@@ -20,7 +21,7 @@ from ..op import Op, registry
 from ..tape import CONSTANT, TRACED, WEAK, Entry, leaf, no_grad, traced_by
 from ..tensor import Tensor, wrap
 from ..value import SCALAR, Value
-from .moves import Move, Shape, broadcast, frozen_key, move_of
+from .moves import Move, Shape, broadcast, composed, frozen_key, move_of
 from .trace import Tracer
 
 INPUT, CONST, MAP, MOVE, REDUCE, PRODUCT, SCATTER, CALL = "input const map move reduce product scatter call".split()
@@ -62,8 +63,9 @@ class Formula:
         self.key = (body, at.char)
 
 
-def _is_number(x: Any) -> bool:
-    return type(x) is not Entry
+def _is_ours(op: Op) -> bool:
+    """Whether an op's NumPy code is part of the library: what it does is known to be the same each time."""
+    return (op.transposes or op).forward.__module__.startswith("autograd_geo.")
 
 
 class Graph:
@@ -74,6 +76,7 @@ class Graph:
         self.inputs: dict[Entry, Node] = {}
         self.nodes: dict[Entry, Node] = {}
         self._numbers: dict[Any, Node] = {}
+        self._made: dict[Any, Node] = {}
 
     def lower(self, outputs: Iterable[Entry]) -> list[Node]:
         """The nodes of these entries."""
@@ -139,7 +142,7 @@ class Graph:
             return made(self, nodes, attrs, shape, dtype, entry)
         if op.family == "multilinear":
             return self._contraction(op, nodes, attrs, shape, dtype, entry)
-        if op.forward.__module__.startswith("autograd_geo."):
+        if _is_ours(op):
             return self._taken_apart(op, nodes, attrs, entry)
         return None
 
@@ -150,6 +153,9 @@ class Graph:
         assert op.body is not None
         body = op.body
         names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
+        if all(not isinstance(x, Node) or (x.kind == CONST and not x.shape) for x in args) and not shape:
+            values = [np.asarray(x.data)[()] if isinstance(x, Node) else x for x in args]
+            return self.constant(op.evaluate(values, attrs), dtype)
         if op.name == "power":
             body, args = _structural_power(args, body)
         inputs = op.inputs[: len(args)]
@@ -161,9 +167,12 @@ class Graph:
         if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
             at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
         nodes = [x if isinstance(x, Node) else self.constant(x, _literal_dtype(x, at)) for x in args]
-        for k, x in enumerate(inputs):
-            names[x] = expr.Var(f"a{k}")
-        return self.map(Formula(_substitute(body, names), at), nodes, shape, dtype, entry)
+        key = op.name, tuple(attrs.items()), at.char, body
+        formula = _formulas.get(key)
+        if formula is None:
+            names |= {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}
+            formula = _formulas[key] = Formula(_substitute(body, names), at)
+        return self.map(formula, nodes, shape, dtype, entry)
 
     def map(
         self, formula: Formula, nodes: Sequence[Node], shape: Shape, dtype: np.dtype[Any], entry: Entry | None = None
@@ -172,22 +181,33 @@ class Graph:
         args = [
             n if n.shape == shape or n.size == 1 else self.move(broadcast(n.shape, shape), [n], entry) for n in nodes
         ]
-        return Node(MAP, shape, dtype, tuple(args), formula, entry)
+        return self._once(MAP, shape, dtype, args, formula, formula, entry)
+
+    def _once(
+        self, kind: str, shape: Shape, dtype: np.dtype[Any], args: Sequence[Node], data: Any, key: Any,
+        entry: Entry | None,
+    ) -> Node:  # fmt: skip
+        """A node; the same again if the same was asked for before."""
+        key = kind, key, shape, dtype.char, *args
+        node = self._made.get(key)
+        if node is None:
+            node = self._made[key] = Node(kind, shape, dtype, tuple(args), data, entry)
+        return node
 
     def cast(self, x: Node, dtype: np.dtype[Any]) -> Node:
         """The values in another dtype."""
-        return x if x.dtype == dtype else self.map(Formula(expr.Var("a0"), dtype), [x], x.shape, dtype, x.entry)
+        return x if x.dtype == dtype else self.map(_cast_formula(dtype), [x], x.shape, dtype, x.entry)
 
     def move(self, move: Move, nodes: Sequence[Node], entry: Entry | None = None) -> Node:
         """Moved data; moves of moves are one."""
         dtype = nodes[0].dtype
-        first = [n.data if n.kind == MOVE and len(n.args) == 1 else None for n in nodes]
+        first = [n.data if n.kind == MOVE and (len(n.args) == 1 or len(nodes) == 1) else None for n in nodes]
         if any(first) and move.table.size <= 1 << 22:
-            move = move.after(first)
-            nodes = [n.args[0] if m else n for n, m in zip(nodes, first, strict=True)]
+            move = composed(move, first)
+            nodes = nodes[0].args if len(nodes) == 1 else [n.args[0] if m else n for n, m in zip(nodes, first, strict=True)]
         if move.in_order and move.shape == nodes[0].shape:
             return nodes[0]
-        return Node(MOVE, move.shape, dtype, tuple(nodes), move, entry)
+        return self._once(MOVE, move.shape, dtype, nodes, move, move, entry)
 
     def reduce(self, how: str, x: Node, axes: Any, keepdims: bool, entry: Entry | None) -> Node:
         """Elements combined along axes: `how` is sum, prod, max or min."""
@@ -195,7 +215,7 @@ class Graph:
         given = range(ndim) if axes is None else (axes,) if isinstance(axes, int | np.integer) else axes
         gone = tuple(sorted(int(a) % ndim for a in given)) if ndim else ()
         kept = tuple(n for a, n in enumerate(x.shape) if a not in gone)
-        node = Node(REDUCE, kept, x.dtype, (x,), (how, gone), entry)
+        node = self._once(REDUCE, kept, x.dtype, (x,), (how, gone), (how, gone), entry)
         if keepdims:
             node = self.reshape(node, tuple(1 if a in gone else n for a, n in enumerate(x.shape)))
         return node
@@ -239,7 +259,7 @@ class Graph:
         spread = [self.move(_spread(word, [*out, *inner], n.shape, space), [n], entry) for word, n in zip(labels, nodes, strict=True)]
         total = spread[0]
         for n in spread[1:]:
-            total = self.map(Formula(_TIMES, dtype), [total, n], space, dtype, entry)
+            total = self.map(_product_formula(dtype), [total, n], space, dtype, entry)
         return self.reduce("sum", total, tuple(range(len(out), len(space))), False, entry) if inner else total
 
     def _product(
@@ -286,7 +306,23 @@ class Graph:
         return known[result]
 
 
+_formulas: dict[Any, Formula] = {}
 _TIMES = expr.Call("*", (expr.Var("a0"), expr.Var("a1")))
+
+
+@cache
+def _product_formula(dtype: np.dtype[Any]) -> Formula:
+    return Formula(_TIMES, dtype)
+
+
+@cache
+def _cast_formula(dtype: np.dtype[Any]) -> Formula:
+    return Formula(expr.Var("a0"), dtype)
+
+
+@cache
+def _quotient_formula(dtype: np.dtype[Any]) -> Formula:
+    return Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype)
 
 
 def _needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
@@ -384,7 +420,7 @@ def _mean(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtyp
         return None
     total = g.reduce("sum", g.cast(x, dtype), attrs["axis"], attrs["keepdims"], entry)
     count = g.constant(x.size // max(1, prod(shape)), dtype)
-    return g.map(Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype), [total, count], shape, dtype, entry)
+    return g.map(_quotient_formula(dtype), [total, count], shape, dtype, entry)
 
 
 def _spread_back(scaled: bool) -> Callable[..., Node | None]:
@@ -392,7 +428,7 @@ def _spread_back(scaled: bool) -> Callable[..., Node | None]:
         (x,) = nodes
         if scaled:
             count = g.constant(prod(shape) // max(1, x.size), np.dtype(float))
-            divided = Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), np.dtype(float))
+            divided = _quotient_formula(np.dtype(float))
             x = g.cast(g.map(divided, [x, count], x.shape, np.dtype(float), entry), dtype)
         axes, ndim = attrs["axis"], len(shape)
         given = range(ndim) if axes is None else (axes,) if isinstance(axes, int | np.integer) else axes

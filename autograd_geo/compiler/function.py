@@ -11,9 +11,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from ..tape import GRADIENTS, TRACING, Entry, mode, set_grad_enabled, traced_by
+from ..tape import TRACING, Entry, mode, set_grad_enabled, traced_by
 from ..tensor import Tensor, wrap
-from ..tree import fill, leaves, map_leaves
+from ..tree import leaves, map_leaves
 from .graph import Graph
 from .program import Program
 from .trace import Getter, Read, Tracer
@@ -75,6 +75,11 @@ class Compiled(Generic[P, R]):
             recordings.insert(0, recorded)
             return result  # type: ignore[no-any-return]
 
+    @property
+    def recordings(self) -> int:
+        """How often the function was recorded."""
+        return self._count
+
     def _replay(self, recorded: Recorded, found: Sequence[Any]) -> Any:
         for find, absent in recorded.absent:
             if (find(found) is None) != absent:
@@ -90,6 +95,7 @@ class Compiled(Generic[P, R]):
 
 
 _MISMATCH = object()
+_NUMERIC = Tensor, np.ndarray, np.generic
 
 
 def compile(fn: Callable[P, R]) -> Compiled[P, R]:
@@ -106,7 +112,7 @@ def _signature(tree: Any) -> Any:
     """What has to be equal for a recording to hold: nesting, shapes, dtypes, and the value of what is no number."""
     if isinstance(tree, Tensor):
         return "tensor", tree.shape, tree.dtype.char, tree.requires_grad
-    if isinstance(tree, np.ndarray):
+    if isinstance(tree, np.ndarray | np.generic):
         return "array", tree.shape, tree.dtype.str
     if type(tree) is float:
         return float
@@ -141,7 +147,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
 
     def watched(x: Any) -> Any:
         k = next(numbers)
-        return tracer.argument(k, x) if isinstance(x, Tensor | np.ndarray) or type(x) is float else x
+        return tracer.argument(k, x) if isinstance(x, _NUMERIC) or type(x) is float else x
 
     given = list(leaves((args, kwargs)))
     try:
@@ -168,4 +174,4 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         tracer.close()
 
 
-__all__ = ["GRADIENTS", "Compiled", "compile", "fill"]
+__all__ = ["Compiled", "compile"]

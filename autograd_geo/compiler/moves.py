@@ -76,7 +76,15 @@ class Move:
         )  # fmt: skip
 
     def after(self, first: Sequence[Move | None]) -> Move:
-        """This map with some of its sources moved themselves before, by maps of one source each."""
+        """This map with some of its sources moved themselves before, by maps of one source each.
+
+        A map of one source takes over all sources of the map before it.
+        """
+        if len(self.sources) == 1 and first[0] is not None:
+            table = np.full(self.shape, ZERO, np.int64)
+            there = self.table != ZERO
+            table[there] = first[0].table.reshape(-1)[self.table[there]]
+            return Move(table, first[0].sources)
         table = self.table.copy()
         number = self.table >> _APART
         for k, move in enumerate(first):
@@ -110,6 +118,16 @@ def move_of(op: Op, attrs: dict[str, Any], shapes: Sequence[Shape]) -> Move:
         if len(_known) > 4096:
             _known.pop(next(iter(_known)))
     return move
+
+
+@lru_cache(maxsize=4096)
+def _composed(move: Move, first: tuple[Move | None, ...]) -> Move:
+    return move.after(first)
+
+
+def composed(move: Move, first: Sequence[Move | None]) -> Move:
+    """The index map `move` after others of its sources; the same object for the same maps."""
+    return _composed(move, tuple(first))
 
 
 def broadcast(shape: Shape, to: Shape) -> Move:
@@ -165,21 +183,21 @@ def _pieces(table: np.ndarray[Any, Any]) -> Sequence[Piece] | None:
 def _cuts(table: np.ndarray[Any, Any], axis: int) -> list[int] | None:
     """Where along an axis a new stretch of constant stride begins."""
     n = table.shape[axis]
-    if n < 3:
-        return list(range(n)) if n == 2 and _ambiguous(table, axis) else [0]
-    rows = np.moveaxis(table, axis, 0).reshape(n, -1)
-    step = np.diff(rows, axis=0)
+    if n < 2:
+        return [0]
+    step = np.diff(np.moveaxis(table, axis, 0).reshape(n, -1), axis=0)
+    if n == 2:
+        return [0, 1] if (abs(step) >> (_APART - 1)).any() or (step != step[0, 0]).any() else [0]
+    leaps = np.flatnonzero((abs(step) >> (_APART - 1)).any(axis=1)) + 1  # to another source, or to zeros
     changes = np.flatnonzero((step[1:] != step[:-1]).any(axis=1)) + 1
-    if len(changes) > 4 * MOST_BOXES:
+    if len(changes) > 4 * MOST_BOXES or len(leaps) > MOST_BOXES:
         return None
     cuts = [0]
-    for p in map(int, changes):
-        if p > cuts[-1]:
-            cuts.append(p if p == cuts[-1] + 1 else p + 1)  # a first element that stands alone
+    ends = [*map(int, leaps), n]
+    for end in ends:
+        for p in map(int, changes):
+            if cuts[-1] < p < end - 1:
+                cuts.append(p if p == cuts[-1] + 1 else p + 1)  # a first element that stands alone
+        if end < n:
+            cuts.append(end)
     return cuts
-
-
-def _ambiguous(table: np.ndarray[Any, Any], axis: int) -> bool:
-    """Whether two rows differ by more than one stride: from one source to another, or to zeros."""
-    rows = np.moveaxis(table, axis, 0).reshape(2, -1)
-    return bool(((rows[0] == ZERO) != (rows[1] == ZERO)).any()) or len(np.unique(rows[1] - rows[0])) > 1

@@ -19,14 +19,6 @@ from .regions import Region, storage
 MOST_BOXES = 30
 
 
-class Printed(NamedTuple):
-    """The source of a kernel, and its operands: nodes with memory, or tables of indices."""
-
-    source: str
-    operands: list[Any]
-    writes: frozenset[int]  # the operands that it writes
-
-
 class _Span(NamedTuple):
     """An affine access on a box: element base + sum(strides * (i - lower)) of an operand; of none (0) if that is -1."""
 
@@ -81,8 +73,8 @@ class Printer:
 
     # --- accesses ----------------------------------------------------------------------------------------------------
 
-    def prepare(self) -> frozenset[int]:
-        """Find out how everything is accessed; returns which operands are written."""
+    def prepare(self) -> tuple[Any, ...]:
+        """Find out how everything is accessed; returns what regions with the same source have in common."""
         inside = {n for n in self.region.nodes if n.kind == MAP}
         full, zeros = self.shape, (0,) * len(self.shape)
         for node in self.region.nodes:
@@ -98,6 +90,7 @@ class Printer:
                     assert root is not None
                     span = _Span(zeros, full, self.operand(root), 0, c_strides(full))
                     self.reads[a] = _Access([span])
+        self._limit_boxes()
         for node in self.region.nodes:
             if node in self.stored:
                 k = self.operand(node)
@@ -107,7 +100,19 @@ class Printer:
                     kept = iter(c_strides(node.shape))
                     strides = tuple(0 if a in node.data[1] else next(kept) for a in range(len(full)))
                 self.writes[node] = _Access([_Span(zeros, full, k, 0, strides)])
-        return frozenset(self.operand(node) for node in self.writes)
+        local = {n: k for k, n in enumerate(self.region.nodes)}
+        places = {a: (k, "read") for k, a in enumerate(self.reads)}
+        nodes = tuple(
+            (
+                node.kind, node.dtype.char, id(node.data) if node.kind == MAP else node.data,
+                tuple(local[a] if a in local else places.get(a) or (self.scalars[a], a.dtype.char) for a in node.args),
+            )
+            for node in self.region.nodes
+        )  # fmt: skip
+        accesses = tuple(
+            (a.dtype.char, tuple(x.spans), tuple(x.tables)) for group in (self.reads, self.writes) for a, x in group.items()
+        )
+        return self.shape, nodes, accesses, tuple(local[n] for n in self.writes)
 
     def _moved(self, a: Node) -> _Access:
         pieces = a.data.pieces
@@ -170,26 +175,30 @@ class Printer:
                 for s in access.spans
             ]
 
-    def boxes(self) -> list[tuple[Shape, Shape]]:
-        """The boxes on which every access is one span; reads with too many of their own go through tables instead."""
-        while True:
-            cuts: list[set[int]] = [{0, n} for n in self.shape]
-            for access in self.reads.values():
-                for s in access.spans:
-                    for axis, ends in enumerate(zip(s.lower, s.upper, strict=True)):
-                        cuts[axis].update(ends)
-            if prod(len(c) - 1 for c in cuts) <= MOST_BOXES:
-                break
+    def _cuts(self) -> list[list[int]]:
+        """Where along each axis a span of some read begins or ends."""
+        cuts: list[set[int]] = [{0, n} for n in self.shape]
+        for access in self.reads.values():
+            for s in access.spans:
+                for axis, ends in enumerate(zip(s.lower, s.upper, strict=True)):
+                    cuts[axis].update(ends)
+        return [sorted(c) for c in cuts]
+
+    def _limit_boxes(self) -> None:
+        """Let the reads of most spans go through tables where there would be too many boxes."""
+        while prod(len(c) - 1 for c in self._cuts()) > MOST_BOXES:
             worst = max(self.reads, key=lambda n: len(self.reads[n].spans))
             self.reads[worst] = self._by_table(worst)
-        ranges = [list(pairwise(sorted(c))) for c in cuts]
+
+    def boxes(self) -> list[tuple[Shape, Shape]]:
+        """The boxes on which every access is one span."""
+        ranges = [list(pairwise(c)) for c in self._cuts()]
         return [(tuple(a for a, _ in box), tuple(b for _, b in box)) for box in product(*ranges)]
 
     # --- text ------------------------------------------------------------------------------------------------------------
 
-    def print(self) -> Printed:
-        """The source of the kernel."""
-        written = self.prepare()
+    def print(self) -> str:
+        """The source of the kernel; prepare first."""
         if not any(access.tables for access in self.reads.values()):
             self.simplify()
         boxes = self.boxes()
@@ -209,7 +218,7 @@ class Printer:
         head += [f"{name} = {_typed(char, value)}" for (char, value), name in self.constants.items()]
         body = "\n".join("    " + line for line in [*dict.fromkeys(head), *text])
         source = f"def kernel(a, o):\n{body}\n".replace("#", str(len(self.operands)))
-        return Printed(source, self.operands, written)
+        return source
 
     def _start(self, node: Node, whole: bool) -> list[str]:
         how = node.data[0]
@@ -393,6 +402,14 @@ _INTEGER_CODES = _FLOAT_CODES | {
 _CODES = {"f": _FLOAT_CODES, "i": _INTEGER_CODES, "u": _INTEGER_CODES, "b": _INTEGER_CODES}
 
 
-def print_region(region: Region, stored: set[Node]) -> Printed:
-    """The kernel of a region."""
-    return Printer(region, stored).print()
+_printed: dict[Any, tuple[str, list[Any]]] = {}
+
+
+def print_region(region: Region, stored: set[Node]) -> tuple[str, list[Any]]:
+    """The source of a region's kernel, and its operands: nodes with memory, or tables of indices."""
+    printer = Printer(region, stored)
+    key = printer.prepare()
+    if key not in _printed:
+        # Formulas are told apart by their identity, so they stay alive with the key.
+        _printed[key] = printer.print(), [n.data for n in region.nodes]
+    return _printed[key][0], printer.operands

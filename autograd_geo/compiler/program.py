@@ -47,8 +47,8 @@ class Program:
 
     def _step(self, what: Region | Node) -> Step:
         if isinstance(what, Region):
-            printed = print_region(what, self.plan.stored)
-            return Step(what, printed.operands, kernel(printed.source))
+            source, operands = print_region(what, self.plan.stored)
+            return Step(what, operands, kernel(source))
         places = [storage(a) for a in what.args]
         if what.kind == PRODUCT:
             return Step(what, [*places, what, blas.parameters(what)], blas.product())

@@ -1,0 +1,9 @@
+"""The compiler: a recorded tape becomes a program of fused kernels.
+
+`function` is `ag.compile`; `trace` records, `graph` and `moves` say what was computed, `regions` groups it, `printer`
+and `kernels` make code of it, `program` runs it.
+"""
+
+from .function import Compiled, compile
+
+__all__ = ["Compiled", "compile"]

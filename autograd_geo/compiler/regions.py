@@ -1,0 +1,240 @@
+"""Which nodes are computed together: regions, each one loop nest and so one kernel, in an order that respects what needs what.
+
+A region has one shape to loop over. A map joins a region if what it reads is there before, or is computed in the same
+region at the same index. A reduction closes over the region of its operand. Positions only grow along dependencies, so
+whatever joins whatever, the order stays right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from .. import expr
+from .graph import CALL, CONST, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
+from .moves import Shape
+
+#: Straight-line code compiles in more than linear time, so regions stay small.
+MOST_NODES = 40
+
+
+@dataclass(eq=False, slots=True)
+class Region:
+    """Maps and reductions over one index space."""
+
+    shape: Shape
+    position: int
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Plan:
+    """The steps of a program in order (regions, and nodes that are a step of their own) and what has a buffer."""
+
+    steps: list[Region | Node]
+    stored: set[Node]
+    outputs: list[Node]  # where each output is found, an input or a node with a buffer
+
+
+def storage(node: Node) -> Node | None:
+    """The node in whose memory this one's elements lie, in order; None if it has no memory."""
+    while node.kind == MOVE:
+        if not node.data.in_order:
+            return None
+        node = node.args[0]
+    return node
+
+
+def plan(outputs: Sequence[Node]) -> Plan:
+    """Group what outputs need into steps."""
+    copies: dict[Node, Node] = {}
+
+    def copied(node: Node) -> Node:
+        """The same values in memory of their own."""
+        if node not in copies:
+            copies[node] = Node(MAP, node.shape, node.dtype, (node,), Formula(expr.Var("a0"), node.dtype), node.entry)
+            copies[node].rank = node.rank + 0.5
+        return copies[node]
+
+    final = [copied(n) if storage(n) is None or storage(n).kind in (INPUT, CONST) else n for n in outputs]  # type: ignore[union-attr]
+    nodes = _ordered(final)
+    for node in nodes:
+        if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
+            node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
+        elif node.kind in (MAP, REDUCE):
+            node.args = tuple(
+                copied(a) if _is_small_part(a) and copies.get(a) is not node else a for a in node.args
+            )
+    nodes = _ordered(final)
+
+    placing = _Placing(nodes, final)
+    placing.roots.update(copies.values())
+    for node in nodes:
+        if node.kind in (PRODUCT, SCATTER, CALL):
+            placing.alone(node)
+        elif node.kind == REDUCE or (node.kind == MAP and node in placing.roots):
+            placing.place(node)
+    steps, home = placing.steps, placing.home
+
+    stored: set[Node] = set()
+    for node in nodes:
+        for a in node.args:
+            beside = a.kind == MAP and a in home and home.get(node) is home[a] and a.shape == home[a].shape
+            if not beside or node.kind == MOVE:
+                root = storage(a)
+                if root is not None and root.kind in (MAP, REDUCE):
+                    stored.add(root)
+    places = [storage(n) for n in final]
+    stored.update(n for n in places if n is not None and n.kind in (MAP, REDUCE))
+    stored.update(n for n in nodes if n.kind == REDUCE)
+    return Plan(steps, stored, [n for n in places if n is not None])
+
+
+def _is_small_part(node: Node) -> bool:
+    """Whether a few elements are taken from something large, which need not be kept for them."""
+    made = [a.size for a in node.args if a.kind not in (INPUT, CONST)]
+    return node.kind == MOVE and bool(made) and 16 * node.size <= max(made)
+
+
+class _Placing:
+    """Puts nodes into regions. Maps wait until something outside their region needs them, and come with it then."""
+
+    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node]) -> None:
+        self.steps: list[Region | Node] = []
+        self.home: dict[Node, Region] = {}
+        self.roots = {root for n in outputs if (root := storage(n)) is not None}
+        self._positions: dict[Node, int] = {}
+        self._latest: dict[Shape, Region] = {}
+        self._waiting: dict[Node, int] = {}  # how many users of a node are not placed
+        self._users: dict[Node, list[Node]] = {}
+        for node in nodes:
+            for a in dict.fromkeys(node.args):
+                self._users.setdefault(a, []).append(node)
+                self._waiting[a] = self._waiting.get(a, 0) + 1
+                if node.kind not in (MAP, REDUCE) or (a.kind == MAP and a.shape != space(node)):
+                    root = storage(a)
+                    if root is not None:
+                        self.roots.add(root)
+        self._kept = {root for n in outputs if (root := storage(n)) is not None}
+
+    def position(self, node: Node) -> float:
+        """The step after which a node can be read; infinite for one that is not placed."""
+        if node.kind == MOVE:
+            return max([self.position(a) for a in node.args])
+        return -1 if node.kind in (INPUT, CONST) else self._positions.get(node, inf)
+
+    def alone(self, node: Node) -> None:
+        """A step of its own."""
+        self._note(node, len(self.steps))
+        self.steps.append(node)
+
+    def place(self, node: Node) -> None:
+        """A node that has to be stored now, with all it waits for."""
+        if node in self.home:
+            return
+        together = self._closure([node])
+        while len(together) > MOST_NODES:
+            self._join(together[:MOST_NODES])
+            together = together[MOST_NODES:]
+        self._absorb(self._join(together), together)
+
+    def _closure(self, wanted: Sequence[Node], most: float = inf) -> list[Node]:
+        """These nodes and the maps beside them that are not placed yet, arguments first; [] if more than `most`."""
+        found = dict.fromkeys(wanted)
+        for node in (order := list(found)):
+            for a in node.args:
+                if a.kind == MAP and a.shape == space(node) and a not in self.home and a not in found:
+                    found[a] = None
+                    order.append(a)
+            if len(order) > most:
+                return []
+        return sorted(found, key=lambda n: n.rank)
+
+    def _least(self, nodes: Sequence[Node]) -> float:
+        """The first position at which all that these nodes read from elsewhere is there."""
+        least: float = 0
+        for node in nodes:
+            for a in node.args:
+                beside = a.kind == MAP and a.shape == space(node)
+                if beside and a not in self.home:
+                    continue
+                least = max(least, self.position(a) + (not beside))
+        return least
+
+    def _join(self, nodes: Sequence[Node]) -> Region:
+        shape = space(nodes[-1])
+        region = self._latest.get(shape)
+        if region is None or region.position < self._least(nodes) or len(region.nodes) + len(nodes) > MOST_NODES:
+            region = self._latest[shape] = Region(shape, len(self.steps))
+            self.steps.append(region)
+        self._add(region, nodes)
+        return region
+
+    def _add(self, region: Region, nodes: Sequence[Node]) -> None:
+        region.nodes += nodes
+        for node in nodes:
+            self.home[node] = region
+            self._note(node, region.position)
+
+    def _note(self, node: Node, position: int) -> None:
+        self._positions[node] = position
+        for a in dict.fromkeys(node.args):
+            self._waiting[a] -= 1
+
+    def _absorb(self, region: Region, fresh: Sequence[Node]) -> None:
+        """Take on waiting users of what was just computed where that frees more memory than it needs."""
+        tried: set[Node] = set()
+        for node in (frontier := list(fresh)):
+            for user in self._users.get(node, ()):
+                if user.kind != MAP or user.shape != region.shape or user in self.home or user in tried:
+                    continue
+                tried.add(user)
+                nodes = self._closure([user], 3)
+                room = len(region.nodes) + len(nodes) <= MOST_NODES
+                if nodes and room and self._least(nodes) <= region.position:
+                    if self._gain(nodes) > 0:
+                        self._add(region, nodes)
+                        frontier += nodes
+                    elif len(frontier) < 4 * len(fresh):
+                        frontier.append(user)
+
+    def _gain(self, nodes: Sequence[Node]) -> int:
+        """How many values of this shape need no memory any more, less those that do, if these nodes are computed."""
+        inside = set(nodes)
+        gain = 0
+        for a in dict.fromkeys(a for n in nodes for a in n.args):
+            if a in inside or a in self._kept or a.kind in (INPUT, CONST) or a.shape != nodes[0].shape:
+                continue
+            uses = sum(1 for u in self._users[a] if u in inside)
+            gain += self._waiting[a] == uses
+        for n in nodes:
+            gain -= any(u not in inside for u in self._users.get(n, ())) or n in self._kept
+        return gain
+
+
+def space(node: Node) -> Shape:
+    """The index space of the region that a map or reduction belongs to."""
+    return node.args[0].shape if node.kind == REDUCE else node.shape
+
+
+def _ordered(outputs: Sequence[Node]) -> list[Node]:
+    """All nodes that outputs need, arguments first; those made first come first."""
+    order: list[Node] = []
+    done: set[Node] = set()
+    for output in outputs:
+        stack: list[tuple[Node, Any]] = [(output, iter(output.args))]
+        while stack:
+            node, rest = stack[-1]
+            if node in done:
+                stack.pop()
+                continue
+            following = next((a for a in rest if a not in done), None)
+            if following is None:
+                done.add(node)
+                order.append(node)
+                stack.pop()
+            else:
+                stack.append((following, iter(following.args)))
+    return sorted(order, key=lambda n: n.rank)
