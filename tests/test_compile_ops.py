@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("numba")
 
+from test_ops import calls, differentiable, scalar_of
+
 import autograd_geo as ag
 from autograd_geo.compiler import Compiled
 from autograd_geo.op import Op, registry
-
-from test_ops import calls, differentiable, scalar_of
 
 OPS = [pytest.param(op, id=name) for name, op in registry.items()]
 

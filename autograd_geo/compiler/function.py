@@ -16,7 +16,7 @@ from ..tensor import Tensor, wrap
 from ..tree import leaves, map_leaves
 from .graph import Graph
 from .program import Program
-from .trace import Getter, Read, Tracer
+from .trace import Getter, Read, Setter, Tracer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,9 +31,8 @@ class Recorded:
     program: Program
     result: Any  # the result's nesting, with a number of an output for each tensor
     reads: list[tuple[Read, int]]
-    values: list[tuple[Getter, int]]
-    gradients: list[tuple[Getter, int | None]]
-    absent: list[tuple[Getter, bool]]
+    changes: list[tuple[Setter, int | None]]
+    guards: list[tuple[Getter, Any]]
 
 
 class _Output(int):
@@ -81,16 +80,14 @@ class Compiled(Generic[P, R]):
         return self._count
 
     def _replay(self, recorded: Recorded, found: Sequence[Any]) -> Any:
-        for find, absent in recorded.absent:
-            if (find(found) is None) != absent:
+        for get, expected in recorded.guards:
+            if get(found) != expected:
                 return _MISMATCH
         outputs = recorded.program.run(found)
         if outputs is None or not all(read.holds(outputs[k]) for read, k in recorded.reads):
             return _MISMATCH
-        for get, k in recorded.values:
-            get(found).hold(outputs[k])
-        for get, number in recorded.gradients:
-            get(found).grad = None if number is None else wrap(outputs[number])
+        for put, number in recorded.changes:
+            put(found, None if number is None else outputs[number])
         return map_leaves(lambda x: wrap(outputs[x]) if type(x) is _Output else x, recorded.result)
 
 
@@ -162,14 +159,11 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
 
         with traced_by(tracer), set_grad_enabled(False):
             outline = map_leaves(lambda x: _Output(output(tracer.source(x))) if isinstance(x, Tensor) else x, result)
-            effects = tracer.effects()
             reads = [(read, output(read.entry)) for read in tracer.reads]
-            values = [(get, output(entry)) for get, entry in effects.values]
-            gradients = [(get, None if e is None else output(e)) for get, e in effects.gradients]
-            absent = tracer.absent_gradients()
+            changes = [(put, None if e is None else output(e)) for put, e in tracer.effects()]
         program = Program(Graph(tracer), entries)
         finished = map_leaves(lambda x: wrap(x._value) if isinstance(x, Tensor) else x, result)
-        return finished, Recorded(program, outline, reads, values, gradients, absent)
+        return finished, Recorded(program, outline, reads, changes, tracer.guards)
     finally:
         tracer.close()
 

@@ -204,7 +204,9 @@ class Graph:
         first = [n.data if n.kind == MOVE and (len(n.args) == 1 or len(nodes) == 1) else None for n in nodes]
         if any(first) and move.table.size <= 1 << 22:
             move = composed(move, first)
-            nodes = nodes[0].args if len(nodes) == 1 else [n.args[0] if m else n for n, m in zip(nodes, first, strict=True)]
+            nodes = (
+                nodes[0].args if len(nodes) == 1 else [n.args[0] if m else n for n, m in zip(nodes, first, strict=True)]
+            )
         if move.in_order and move.shape == nodes[0].shape:
             return nodes[0]
         return self._once(MOVE, move.shape, dtype, nodes, move, move, entry)
@@ -228,7 +230,9 @@ class Graph:
         (shape,) = there.sources
         pieces = there.pieces
         if pieces is not None and len(pieces) == 1 and 0 in pieces[0].strides and prod(shape):
-            repeated = tuple(a for a, (s, n) in enumerate(zip(pieces[0].strides, there.shape, strict=True)) if s == 0 and n > 1)
+            repeated = tuple(
+                a for a, (s, n) in enumerate(zip(pieces[0].strides, there.shape, strict=True)) if s == 0 and n > 1
+            )
             node = self.reduce("sum", g, repeated, False, entry)
             if node.size == prod(shape) and there.table.reshape(-1)[0] == 0:
                 kept = tuple(n for a, n in enumerate(there.shape) if a not in repeated)
@@ -256,7 +260,10 @@ class Graph:
             return None
         inner = [c for c in size if c not in out]
         space = tuple(size[c] for c in [*out, *inner])
-        spread = [self.move(_spread(word, [*out, *inner], n.shape, space), [n], entry) for word, n in zip(labels, nodes, strict=True)]
+        spread = [
+            self.move(_spread(word, [*out, *inner], n.shape, space), [n], entry)
+            for word, n in zip(labels, nodes, strict=True)
+        ]
         total = spread[0]
         for n in spread[1:]:
             total = self.map(_product_formula(dtype), [total, n], space, dtype, entry)
@@ -302,7 +309,9 @@ class Graph:
             elif e.op is None:
                 known[e] = self.constant(e.value, e.dtype)
             else:
-                known[e] = self.op(e.op, [known[i] if type(i) is Entry else i for i in e.inputs], e.attrs, e.spec, entry)
+                known[e] = self.op(
+                    e.op, [known[i] if type(i) is Entry else i for i in e.inputs], e.attrs, e.spec, entry
+                )
         return known[result]
 
 
@@ -395,7 +404,9 @@ def _spread(word: str, space_labels: Sequence[str], shape: Shape, space: Shape) 
     numbers = np.arange(prod(shape), dtype=np.int64).reshape(shape)
     unique = list(dict.fromkeys(word))
     table = np.einsum(f"{word}->{''.join(c for c in space_labels if c in unique)}", numbers)
-    full = table.reshape([table.shape[[d for d in space_labels if d in unique].index(c)] if c in unique else 1 for c in space_labels])
+    full = table.reshape(
+        [table.shape[[d for d in space_labels if d in unique].index(c)] if c in unique else 1 for c in space_labels]
+    )
     return Move(np.broadcast_to(full, space), (shape,))
 
 
@@ -484,4 +495,4 @@ def _stand_in(spec: Any) -> Value:
     return 0.5 if spec == SCALAR else np.full(shape, 1, dtype)
 
 
-__all__ = ["CONSTANT", "Formula", "Graph", "Node", "WEAK"]
+__all__ = ["CONSTANT", "WEAK", "Formula", "Graph", "Node"]

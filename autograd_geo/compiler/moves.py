@@ -43,8 +43,8 @@ class Move:
 
     def __init__(self, table: np.ndarray[Any, Any], sources: Sequence[Shape]) -> None:
         self.table, self.sources, self.shape = table, tuple(sources), table.shape
-        self._pieces: Sequence[Piece] | None | bool = False
-        self._inverse: Move | None | bool = False
+        self._pieces: Sequence[Piece] | bool | None = False
+        self._inverse: Move | bool | None = False
 
     @property
     def pieces(self) -> Sequence[Piece] | None:

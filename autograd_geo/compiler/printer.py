@@ -110,7 +110,9 @@ class Printer:
             for node in self.region.nodes
         )  # fmt: skip
         accesses = tuple(
-            (a.dtype.char, tuple(x.spans), tuple(x.tables)) for group in (self.reads, self.writes) for a, x in group.items()
+            (a.dtype.char, tuple(x.spans), tuple(x.tables))
+            for group in (self.reads, self.writes)
+            for a, x in group.items()
         )
         return self.shape, nodes, accesses, tuple(local[n] for n in self.writes)
 
@@ -391,9 +393,10 @@ def _combined(node: Node, before: str, value: str) -> str:
     return f"vm.{name}({before}, {value})" if node.dtype.kind == "f" else f"{how}({before}, {value})"
 
 
-_FLOAT_CODES = {
-    name: "vm." + p.code for name, p in expr.PRIMITIVES.items() if p.level == 9 and name != "where"
-} | {"where": "select(({0}) != 0, {1}, {2})", "**": "vm.power({0}, {1})"}
+_FLOAT_CODES = {name: "vm." + p.code for name, p in expr.PRIMITIVES.items() if p.level == 9 and name != "where"} | {
+    "where": "select(({0}) != 0, {1}, {2})",
+    "**": "vm.power({0}, {1})",
+}
 _INTEGER_CODES = _FLOAT_CODES | {
     "abs": "abs({0})", "maximum": "max({0}, {1})", "minimum": "min({0}, {1})", "**": "({0}) ** ({1})",
     "floor": "{0}", "ceil": "{0}", "rint": "{0}", "remainder": "({0}) % ({1})",

@@ -85,7 +85,9 @@ class Program:
                         end += size
             for x in dying.get(k, ()):
                 if x in self.offset:
-                    free.setdefault(-(-max(x.size * x.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED, []).append(self.offset[x])
+                    free.setdefault(-(-max(x.size * x.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED, []).append(
+                        self.offset[x]
+                    )
         self._memory = np.empty(end + _ALIGNED, np.uint8)
         base = address_of(self._memory)
         self._base = base + (-base) % _ALIGNED

@@ -64,9 +64,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
         if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
-            node.args = tuple(
-                copied(a) if _is_small_part(a) and copies.get(a) is not node else a for a in node.args
-            )
+            node.args = tuple(copied(a) if _is_small_part(a) and copies.get(a) is not node else a for a in node.args)
     nodes = _ordered(final)
 
     placing = _Placing(nodes, final)

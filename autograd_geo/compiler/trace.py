@@ -9,7 +9,8 @@ that the function changes become results that are put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,8 @@ class Read:
         return bool(found == self.expected or (found != found and self.expected != self.expected))
 
 
-@dataclass(slots=True)
-class Effects:
-    """What a call leaves behind besides its result: new values and gradients of tensors from outside."""
-
-    values: list[tuple[Getter, Entry]] = field(default_factory=list)
-    gradients: list[tuple[Getter, Entry | None]] = field(default_factory=list)
+#: Puts a value that a call changed where it belongs.
+Setter = Callable[[Sequence[Any], Value], None]
 
 
 class Tracer:
@@ -81,7 +78,9 @@ class Tracer:
         self._leaves: dict[Entry, Held] = {}
         self._arrays: dict[int, tuple[np.ndarray[Any, Any], Entry]] = {}
         self._grads_known: set[Entry] = set()
-        self._absent: list[tuple[Getter, bool]] = []
+        self._slots: dict[tuple[int, str], tuple[dict[str, Any], Tensor, Tensor]] = {}  # found, and as it is now
+        #: What has to be found as it was, besides inputs' shapes and dtypes.
+        self.guards: list[tuple[Getter, Any]] = []
 
     # --- ops ----------------------------------------------------------------------------------------------------
 
@@ -154,19 +153,21 @@ class Tracer:
 
     def hold(self, x: Tensor, get: Getter | None = None) -> Held:
         """Note a tensor from outside, whose value is read anew in each call."""
-        held = self._held.get(id(x))
+        entry = x._entry
+        if entry is not None and entry.op is not None:
+            raise TypeError(
+                f"compile: the function uses {describe(entry)}, which was recorded outside it; its gradient would "
+                "be lost. Pass it as an argument after .detach(), or compute it inside the function"
+            )
+        # Rules wrap the entries they read anew: the leaf says which tensor it is, where there is one.
+        held = self._held.get(id(x)) if entry is None else self._leaves.get(entry.root or entry)
         if held is None:
-            entry = x._entry
-            if entry is not None and entry.op is not None:
-                raise TypeError(
-                    f"compile: the function uses {describe(entry)}, which was recorded outside it; its gradient would "
-                    "be lost. Pass it as an argument after .detach(), or compute it inside the function"
-                )
             node = leaf(x._value, TRACED) if entry is None else entry
             get = get or (lambda leaves: x)
             held = Held(get, x, entry, x._value, node, None if entry is None else (entry.root or entry).grad)
             self._held[id(x)] = held
-            self._leaves[node.root or node] = held
+            if entry is not None:
+                self._leaves[entry.root or entry] = held
             self.inputs[node] = Input(node, lambda leaves: get(leaves)._value)
         return held
 
@@ -178,6 +179,50 @@ class Tracer:
             self._arrays[id(x)] = known = x, entry
             self.inputs[entry] = Input(entry, lambda leaves: x)
         return known[1]
+
+    def number(self, get: Getter, value: float) -> Tensor:
+        """A Python number that is read anew in each call."""
+        entry = leaf(float(value), WEAK)
+        self.inputs[entry] = Input(entry, get)
+        return wrap(entry.value, entry)
+
+    def settings(self, of: Any) -> SimpleNamespace:
+        """The attributes of an object that are numbers, or tuples of them, read anew in each call."""
+
+        def number(get: Callable[[], float]) -> Tensor:
+            value = get()
+            self.guards.append((lambda leaves: bool(get()), bool(value)))  # code may ask whether it is zero
+            return self.number(lambda leaves: float(get()), value)
+
+        found: dict[str, Any] = {}
+        for name, value in vars(of).items():
+            if type(value) is tuple and all(type(v) is float for v in value):
+                found[name] = tuple(number(lambda n=name, k=k: getattr(of, n)[k]) for k in range(len(value)))
+            elif type(value) is float or (type(value) is int and name == "lr"):
+                found[name] = number(lambda n=name: getattr(of, n))
+            elif type(value) in (bool, int, str):
+                self.guards.append((lambda leaves, n=name: getattr(of, n), value))
+                found[name] = value
+        return SimpleNamespace(**found)
+
+    def slot(self, state: dict[str, Any], name: str) -> Tensor:
+        """An array or number that a dict holds, read anew in each call."""
+        key = id(state), name
+        if key not in self._slots:
+            value = state[name]
+            if isinstance(value, int):
+                found = self.number(lambda leaves: float(state[name]), value)
+            else:
+                entry = leaf(from_user(value), TRACED)
+                self.inputs[entry] = Input(entry, lambda leaves: state[name])
+                found = wrap(entry.value, entry)
+            self._slots[key] = state, found, found
+        return self._slots[key][2]
+
+    def fill(self, state: dict[str, Any], name: str, new: Tensor) -> None:
+        """Put a new value into a slot."""
+        state, found, _ = self._slots[id(state), name]
+        self._slots[id(state), name] = state, found, new
 
     # --- what tensors ask of a tracer -------------------------------------------------------------------------------
 
@@ -237,7 +282,7 @@ class Tracer:
             self._grads_known.add(root)
             get = self._leaves[root].get
             find: Getter = lambda leaves: (get(leaves)._entry.root or get(leaves)._entry).grad  # noqa: E731
-            self._absent.append((find, grad is None))
+            self.guards.append((lambda leaves: find(leaves) is None, grad is None))
             if grad is not None:
                 self.hold(grad, find)
         return grad
@@ -249,28 +294,28 @@ class Tracer:
 
     # --- afterwards ---------------------------------------------------------------------------------------------------
 
-    def effects(self) -> Effects:
-        """What changed outside; the handles are left as an unrecorded run leaves them."""
-        found = Effects()
+    def effects(self) -> list[tuple[Setter, Entry | None]]:
+        """What changed outside, each with how to put it there; handles are left as an unrecorded run leaves them."""
+        changes: list[tuple[Setter, Entry | None]] = []
         for held in list(self._held.values()):
-            x = held.tensor
+            x, get = held.tensor, held.get
             if x._entry is not held.entry and x._entry is not None and x._entry is not held.node:
-                found.values.append((held.get, x._entry))
+                changes.append((lambda leaves, value, get=get: get(leaves).hold(value), x._entry))
                 x._entry = None if held.entry is None else succeed(held.entry, x._value)
             root = None if held.entry is None else held.entry.root or held.entry
             if root is not None and root.grad is not held.gradient:
                 grad = root.grad
-                get = held.get
-                if grad is None:
-                    found.gradients.append((get, None))
-                else:
-                    found.gradients.append((get, self.source(grad)))
-                    root.grad = wrap(grad._value)
-        return found
-
-    def absent_gradients(self) -> list[tuple[Getter, bool]]:
-        """Which gradients were looked for, and whether there was none."""
-        return self._absent
+                changes.append((lambda leaves, value, get=get: _set_gradient(get(leaves), value),
+                                None if grad is None else self.source(grad)))  # fmt: skip
+                root.grad = None if grad is None else wrap(grad._value)
+        for (_, name), (state, found, new) in self._slots.items():
+            if new is not found:
+                whole = isinstance(state[name], int)
+                changes.append(
+                    (lambda leaves, value, s=state, n=name, w=whole: _fill(s, n, value, w), self.source(new))
+                )
+                _fill(state, name, new._value, whole)
+        return changes
 
     def close(self) -> None:
         """Cut what outlives the recording from it: it was recorded for the program only."""
@@ -282,3 +327,10 @@ class Tracer:
             if entry.state < 0:
                 entry.state = CONSTANT
 
+
+def _set_gradient(x: Tensor, value: Value | None) -> None:
+    x.grad = None if value is None else wrap(value)
+
+
+def _fill(state: dict[str, Any], name: str, value: Value, whole: bool) -> None:
+    state[name] = round(value) if whole else np.asarray(value)

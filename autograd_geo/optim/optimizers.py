@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..tape import TRACING, mode, no_grad, tracer
 from ..tensor import Tensor
 
 State = dict[str, Any]
@@ -36,20 +38,41 @@ class Optimizer:
 
     def step(self) -> None:
         """Update the parameters from their gradients."""
+        if mode() & TRACING:
+            return self._traced_step(tracer())
         for p, state in zip(self.parameters, self.state, strict=True):
             g = p.grad
             if g is not None:
                 out = p.buffer()  # first: any further reference would make it a new one
-                if p.ndim:
-                    p.hold(self.update(p._value, g._value, state, out))
-                else:
-                    value, grad, out = np.atleast_1d(p._value, g._value, out)
-                    p.hold(self.update(value, grad, state, out)[0])
+                if not state:
+                    state |= self.initial(p._value)
+                change, fresh = self.update(p._value, g._value, state, self)
+                state |= fresh
+                p.hold(np.subtract(p._value, change, out=out))
 
-    def update(self, value: Any, grad: Any, state: State, out: Any) -> Any:
-        """The new value of one parameter, written into `out` and returned.
+    def _traced_step(self, tracer: Any) -> None:
+        """The same as ops on tensors; settings and state are read anew each time the recording runs."""
+        settings = tracer.settings(self)
+        with no_grad():
+            for p, state in zip(self.parameters, self.state, strict=True):
+                g = p.grad
+                if g is not None:
+                    if not state:
+                        state |= self.initial(p._value)
+                    slots = {name: tracer.slot(state, name) for name in state}
+                    change, fresh = self.update(p, g, slots, settings)
+                    tracer.assign(p, p - change)
+                    for name, new in fresh.items():
+                        tracer.fill(state, name, new)
 
-        All are arrays of at least one axis; `out` may be `value` itself.
+    def initial(self, value: Any) -> State:
+        """What is accumulated for a parameter before its first update."""
+        return {}
+
+    def update(self, value: Any, grad: Any, state: Mapping[str, Any], settings: Any) -> tuple[Any, State]:
+        """What to subtract from a parameter, and what changes of its state, as new arrays.
+
+        Written for arrays and tensors alike; `settings` has the attributes of this optimiser.
         """
         raise NotImplementedError
 
@@ -60,14 +83,16 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the learning rate and of what was accumulated for each parameter."""
-        return {"lr": self.lr, "state": [{k: np.copy(v) for k, v in s.items()} for s in self.state]}
+        return {"lr": self.lr, "state": [{k: copy.copy(v) for k, v in s.items()} for s in self.state]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict()` returned. Raises ValueError where it is for another number of parameters."""
         if len(state["state"]) != len(self.parameters):
             raise ValueError(f"this state is for {len(state['state'])} parameters, here are {len(self.parameters)}")
         self.lr = float(state["lr"])
-        self.state = [{k: np.copy(v) for k, v in s.items()} for s in state["state"]]
+        self.state = [
+            {k: int(v) if np.asarray(v).dtype.kind == "i" else np.copy(v) for k, v in s.items()} for s in state["state"]
+        ]
 
 
 class SGD(Optimizer):
@@ -88,14 +113,16 @@ class SGD(Optimizer):
             raise ValueError("Nesterov's method needs a momentum above 0")
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
 
-    def update(self, value: Any, grad: Any, state: State, out: Any) -> Any:
+    def initial(self, value: Any) -> State:
+        return {"velocity": np.zeros_like(value)} if self.momentum else {}
+
+    def update(self, value: Any, grad: Any, state: Mapping[str, Any], settings: Any) -> tuple[Any, State]:
         if self.weight_decay:
-            grad = grad + self.weight_decay * value
-        if self.momentum:
-            v = state.get("velocity")
-            state["velocity"] = v = np.array(grad) if v is None else self.momentum * v + grad
-            grad = grad + self.momentum * v if self.nesterov else v
-        return np.subtract(value, self.lr * grad, out=out)
+            grad = grad + settings.weight_decay * value
+        if not self.momentum:
+            return settings.lr * grad, {}
+        v = settings.momentum * state["velocity"] + grad
+        return settings.lr * (grad + settings.momentum * v if self.nesterov else v), {"velocity": v}
 
 
 class Adam(Optimizer):
@@ -115,21 +142,17 @@ class Adam(Optimizer):
             )
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
-    def update(self, value: Any, grad: Any, state: State, out: Any) -> Any:
+    def initial(self, value: Any) -> State:
+        return {"step": 0, "mean": np.zeros_like(value), "square": np.zeros_like(value)}
+
+    def update(self, value: Any, grad: Any, state: Mapping[str, Any], settings: Any) -> tuple[Any, State]:
         if self.weight_decay:
-            grad = grad + self.weight_decay * value
-        if not state:
-            state |= {"step": 0, "mean": np.zeros_like(value), "square": np.zeros_like(value)}
-        b1, b2 = self.betas
-        state["step"] = t = int(state["step"]) + 1
-        m, v = state["mean"], state["square"]
-        np.multiply(m, b1, out=m)
-        m += (1 - b1) * grad
-        np.multiply(v, b2, out=v)
-        v += (1 - b2) * (grad * grad)
-        correction = math.sqrt(1 - b2**t)
-        root = np.sqrt(v)
-        root += self.eps * correction
-        step = np.divide(m, root, out=root)
-        step *= self.lr * correction / (1 - b1**t)
-        return np.subtract(value, step, out=out)
+            grad = grad + settings.weight_decay * value
+        b1, b2 = settings.betas
+        t = state["step"] + 1
+        m = b1 * state["mean"] + (1 - b1) * grad
+        v = b2 * state["square"] + (1 - b2) * (grad * grad)
+        correction = (1 - b2**t) ** 0.5
+        rate = settings.lr * correction / (1 - b1**t)
+        step = rate * m / (np.sqrt(v) + settings.eps * correction)
+        return step, {"step": t, "mean": m, "square": v}

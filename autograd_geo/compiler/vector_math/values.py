@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba.core.typing.templates import ConcreteTemplate, infer, infer_global, signature
 from numba.extending import lower_builtin
 
