@@ -37,8 +37,8 @@ __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
-    "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "compile", "custom",
-    "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace",
+    "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "compile",
+    "custom", "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace",
     "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled", "tensor",
     "value_and_grad", "vjp", "zeros", *_SUBMODULES, *(name for name in _functions if name in globals()),
 ]  # fmt: skip

@@ -181,7 +181,9 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
     def pull(cotangent: Any) -> tuple[Any, ...]:
         given = list(leaves_like(cotangent, out, f"vjp: the function has {len(outputs)} results; the cotangent"))
         seeds = [seed_of(t, u) for t, u in zip(outputs, given, strict=True)]
-        live = [k for k, t in enumerate(outputs) if t.requires_grad and t._entry.number >= since]
+        live = [
+            k for k, t in enumerate(outputs) if t._entry is not None and t.requires_grad and t._entry.number >= since
+        ]
         traced = bool(mode() & TRACING) or (outer and any(isinstance(u, Tensor) and u.requires_grad for u in given))
         if traced:
             seeds = [

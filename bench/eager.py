@@ -59,7 +59,7 @@ def chain(name: str, length: int) -> Work:
 # --- networks -------------------------------------------------------------------------------------------------
 
 
-def _initial(sizes: Sequence[int], dtype: Any) -> list[np.ndarray[Any, Any]]:
+def initial(sizes: Sequence[int], dtype: Any) -> list[np.ndarray[Any, Any]]:
     """Weights (outputs, inputs) and bias of each layer, one after the other."""
     rng = np.random.default_rng(0)
     pairs = [(m, n) for n, m in pairwise(sizes)]
@@ -71,12 +71,11 @@ def _training(library: Library, sizes: Sequence[int], dtype: Any, loss: str, opt
     nn, assign = library.nn, library.assign
     assert assign is not None
     layers = []
-    initial = _initial(sizes, dtype)
     for n, m in pairwise(sizes):
         layers += [nn.Linear(n, m, dtype=getattr(library.xp, dtype, dtype)), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     parameters = list(model.parameters())
-    for p, value in zip(parameters, initial, strict=True):
+    for p, value in zip(parameters, initial(sizes, dtype), strict=True):
         assign(p, value)
     x, y = library.constant(x), library.constant(y)
     loss_of, steps = getattr(nn, loss)(), getattr(library.optim, optimizer)(parameters, lr=0.01)
@@ -101,7 +100,7 @@ def classifier(name: str) -> Work:
     return _training(LIBRARIES[name](), (784, 256, 128, 10), "float32", "CrossEntropyLoss", "SGD", x, y)
 
 
-def _batch() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def batch() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     x = np.linspace(-1, 1, 5)[:, None]
     return x, np.tanh(-1.5 * x)
 
@@ -111,13 +110,13 @@ def lecture_network(name: str) -> Work:
     library = LIBRARIES[name]()
     if library.nn is None:
         return _lecture_by_hand(library)
-    return _training(library, (1, 3, 1), "float64", "MSELoss", "Adam", *_batch())
+    return _training(library, (1, 3, 1), "float64", "MSELoss", "Adam", *batch())
 
 
 def _lecture_by_hand(library: Library) -> Work:
     """The same for a library without networks and optimisers."""
-    xp, (x, y) = library.xp, _batch()
-    values = [library.constant(v) for v in _initial((1, 3, 1), "float64")]
+    xp, (x, y) = library.xp, batch()
+    values = [library.constant(v) for v in initial((1, 3, 1), "float64")]
     first, second = ([np.zeros(v.shape) for v in values] for _ in range(2))
     gradients: Sequence[Any] = ()
     count = 0
@@ -148,18 +147,23 @@ def _lecture_by_hand(library: Library) -> Work:
 # --- a wave ---------------------------------------------------------------------------------------------------
 
 
+def wavelet(steps: int) -> list[float]:
+    """A Ricker wavelet, limited so that there are no denormal numbers."""
+    phase = (math.pi * 0.02 * (np.arange(steps) - 60.0)) ** 2
+    samples: list[float] = ((1 - 2 * phase) * np.exp(-np.minimum(phase, 100.0))).tolist()
+    return samples
+
+
 def wave(name: str, points: int = 500, steps: int = 1000) -> Work:
     """The acoustic wave equation in one dimension: a Python loop over time, a gradient through all of it."""
     library = LIBRARIES[name]()
     roll, source = library.xp.roll, library.constant(np.eye(points)[100])
-    phase = (math.pi * 0.02 * (np.arange(steps) - 60.0)) ** 2
-    wavelet = ((1 - 2 * phase) * np.exp(-np.minimum(phase, 100.0))).tolist()  # limited: no denormal numbers
     still = library.constant(np.zeros(points))
 
     def misfit(c: Any) -> Any:
         u0 = u1 = still
         loss = 0.0
-        for s in wavelet:
+        for s in wavelet(steps):
             u0, u1 = u1, 2 * u1 - u0 + c * (roll(u1, 1) - 2 * u1 + roll(u1, -1)) + source * s
             loss = loss + u1[400] ** 2
         return loss

@@ -37,12 +37,14 @@ Medians = Mapping[str, float]
 class Work:
     """What one contestant does: `run` is timed, and its time divided by `items`.
 
-    `check` returns the numbers to compare with ours; it is called once, before `run`.
+    `check` returns the numbers to compare with ours, if there are any; it is called once, before `run`. With
+    `own_clock`, `run` returns the seconds that count.
     """
 
-    run: Callable[[], object]
-    check: Callable[[], Sequence[Any]] = tuple
+    run: Callable[[], Any]
+    check: Callable[[], Sequence[Any]] | None = None
     items: int = 1
+    own_clock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ def at_most(seconds: float) -> Target:
 def at_least(factor: float, peer: str) -> Target:
     """The peer takes at least `factor` times as long as we do."""
     return Target(peer, f"at least {factor:g}", lambda m: m[peer] >= factor * m[OURS])
+
+
+def ours_at_most(factor: float, peer: str) -> Target:
+    """We take at most `factor` times as long as the peer does."""
+    return Target(peer, f"ours at most {factor:g}x", lambda m: m[OURS] <= factor * m[peer])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +131,14 @@ def measure(row: Row, rounds: int) -> list[Result]:
         first = result is results[0]
         try:
             work = contestant.prepare()
-            found = work.check()
-            expected = found if first else expected
-            result.problem = _difference(expected, found, row.rtol)
-            result.wrong = bool(result.problem)
+            if work.check:
+                found = work.check()
+                expected = found if first else expected
+                result.problem = _difference(expected, found, row.rtol)
+                result.wrong = bool(result.problem)
             result.items = work.items
             if not result.problem:
-                result.loops = max(1, round(_REPETITION / _seconds(work.run, 1)))
+                result.loops = max(1, round(_REPETITION / _seconds(work, 1)))
                 works.append((result, work))
         except ImportError:
             result.problem = "not installed"
@@ -146,7 +154,7 @@ def measure(row: Row, rounds: int) -> list[Result]:
         for result, work in works[start:] + works[:start]:
             if turn < 3 or sum(result.times) * result.loops * work.items < _PATIENCE:
                 gc.collect()
-                result.times.append(_seconds(work.run, result.loops) / work.items)
+                result.times.append(_seconds(work, result.loops) / work.items)
     gc.unfreeze()
     if row.memory:
         prepare = {c.name: c.prepare for c in row.contestants}
@@ -156,7 +164,10 @@ def measure(row: Row, rounds: int) -> list[Result]:
     return results
 
 
-def _seconds(run: Callable[[], object], loops: int) -> float:
+def _seconds(work: Work, loops: int) -> float:
+    run = work.run
+    if work.own_clock:
+        return statistics.fmean(run() for _ in range(loops))
     start = time.perf_counter()
     for _ in range(loops):
         run()
@@ -181,7 +192,8 @@ def _difference(expected: Sequence[Any], found: Sequence[Any], rtol: float) -> s
 def _peak(prepare: Callable[[], Work]) -> float | None:
     """Peak memory of one run in bytes per item, beyond what the process held before; None where /proc is missing."""
     work = prepare()
-    work.check()
+    if work.check:
+        work.check()
     gc.collect()
     if not Path("/proc/self/clear_refs").exists():
         return None
@@ -198,7 +210,8 @@ def _status(key: str) -> int:
 
 # --- the machine ----------------------------------------------------------------------------------------------
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC",
+            "NUMBA_NUM_THREADS")  # fmt: skip
 
 
 def cores() -> int:

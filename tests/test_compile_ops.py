@@ -1,4 +1,4 @@
-"""Every registered op, compiled: the same numbers as eager code, with first and second derivatives, in both precisions."""
+"""Every registered op, compiled: the same numbers as eager code, two orders of derivatives, both precisions."""
 
 from __future__ import annotations
 

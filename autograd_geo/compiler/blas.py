@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
@@ -34,7 +34,10 @@ def parameters(node: Node) -> np.ndarray[Any, Any]:
     return words
 
 
-@intrinsic
+_intrinsic: Any = intrinsic
+
+
+@_intrinsic
 def _word(typingctx: Any, address: Any, k: Any) -> Any:
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -43,7 +46,7 @@ def _word(typingctx: Any, address: Any, k: Any) -> Any:
     return types.int64(types.int64, types.int64), code
 
 
-@intrinsic
+@_intrinsic
 def _gemm(typingctx: Any, function: Any, a: Any, b: Any, c: Any, words: Any) -> Any:
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
@@ -69,4 +72,4 @@ def product() -> Kernel:
             a, b, c = a + _word(words, _NEXT_A), b + _word(words, _NEXT_B), c + _word(words, _NEXT_C)
 
     function = cfunc(SIGNATURE)(multiply)
-    return Kernel(function.address, "BLAS gemm", 0.0, function)
+    return Kernel(cast(int, function.address), "BLAS gemm", 0.0, function)

@@ -11,10 +11,11 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from ..tape import TRACING, Entry, mode, set_grad_enabled, traced_by
+from ..tape import ACTIVE, TRACING, Entry, mode, set_grad_enabled, tape, traced_by
 from ..tensor import Tensor, wrap
 from ..tree import leaves, map_leaves
 from .graph import Graph
+from .outside import guards_of
 from .program import Program
 from .trace import Getter, Read, Setter, Tracer
 
@@ -53,7 +54,9 @@ class Compiled(Generic[P, R]):
         if mode() & TRACING:
             return self._fn(*args, **kwargs)
         found = list(leaves((args, kwargs)))
-        key = (_signature((args, kwargs)), mode())
+        first: dict[int, int] = {}
+        shared = tuple(first.setdefault(id(x), k) for k, x in enumerate(found) if isinstance(x, Tensor))
+        key = (_signature((args, kwargs)), shared, mode())
         with self._lock:
             recordings = self._recordings.setdefault(key, [])
             for k, recorded in enumerate(recordings):
@@ -108,7 +111,8 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
 def _signature(tree: Any) -> Any:
     """What has to be equal for a recording to hold: nesting, shapes, dtypes, and the value of what is no number."""
     if isinstance(tree, Tensor):
-        return "tensor", tree.shape, tree.dtype.char, tree.requires_grad
+        # Gradients are written to leaves, so that a recording holds for these leaves.
+        return "tensor", tree.shape, tree.dtype.char, _Same(tree) if tree.requires_grad else None
     if isinstance(tree, np.ndarray | np.generic):
         return "array", tree.shape, tree.dtype.str
     if type(tree) is float:
@@ -120,6 +124,15 @@ def _signature(tree: Any) -> Any:
     if type(tree) in (int, bool, str, bytes, type(None)):
         return type(tree), tree
     return _Same(tree)
+
+
+def _reaches_leaf(t: Tensor) -> bool:
+    """Whether a backward pass from here, outside the recording, would have a leaf to write to."""
+    assert t._entry is not None
+    try:
+        return t._entry.state == ACTIVE and any(e.op is None for e in tape(t._entry)[1])
+    except RuntimeError:  # consumed by a pass inside
+        return False
 
 
 class _Same:
@@ -146,11 +159,18 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         k = next(numbers)
         return tracer.argument(k, x) if isinstance(x, _NUMERIC) or type(x) is float else x
 
-    given = list(leaves((args, kwargs)))
+    guards = guards_of(fn)
     try:
         with traced_by(tracer):
             passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
             result = fn(*passed_args, **passed_kwargs)
+        for t in leaves(result):
+            if isinstance(t, Tensor) and t.requires_grad and _reaches_leaf(t):
+                raise TypeError(
+                    f"compile: the result of {fn.__qualname__} requires a gradient, but what a compiled function "
+                    "returns is not on a tape. Differentiate inside it (ag.compile(ag.value_and_grad(loss)), or a step "
+                    "that calls backward()), or call it under ag.no_grad()"
+                )
         entries: list[Entry] = []
 
         def output(entry: Entry) -> int:
@@ -163,7 +183,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             changes = [(put, None if e is None else output(e)) for put, e in tracer.effects()]
         program = Program(Graph(tracer), entries)
         finished = map_leaves(lambda x: wrap(x._value) if isinstance(x, Tensor) else x, result)
-        return finished, Recorded(program, outline, reads, changes, tracer.guards)
+        return finished, Recorded(program, outline, reads, changes, [*guards, *tracer.guards])
     finally:
         tracer.close()
 

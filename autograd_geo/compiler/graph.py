@@ -227,9 +227,9 @@ class Graph:
 
     def _gathered(self, there: Move, g: Node, entry: Entry | None) -> Node | None:
         """The transpose of a map that takes some elements several times: a sum over where each went."""
-        (shape,) = there.sources
+        shape: Shape = there.sources[0]
         pieces = there.pieces
-        if pieces is not None and len(pieces) == 1 and 0 in pieces[0].strides and prod(shape):
+        if pieces is not None and len(pieces) == 1 and 0 in pieces[0].strides and 0 not in shape:
             repeated = tuple(
                 a for a, (s, n) in enumerate(zip(pieces[0].strides, there.shape, strict=True)) if s == 0 and n > 1
             )
@@ -252,7 +252,7 @@ class Graph:
         size: dict[str, int] = {}
         for word, n in zip(labels, nodes, strict=True):
             for c, length in zip(word, n.shape, strict=True):
-                size[c] = max(size.get(c, 1), length)
+                size[c] = length if size.get(c, 1) == 1 else size[c]
         product = as_product(labels, out, size) if len(nodes) == 2 and dtype.kind == "f" else None
         if product is not None and prod(size.values()) > SMALL_PRODUCT:
             return self._product(product, nodes, labels, out, size, dtype, entry)
@@ -275,7 +275,7 @@ class Graph:
     ) -> Node:  # fmt: skip
         """A (batched) matrix product, (batch, m, k) by (batch, k, n) to (batch, m, n), with operands as they lie."""
         batch, rows, inner, columns = groups
-        b, m, k, n = (prod(size[c] for c in group) for group in groups)
+        b, m, k, n = (prod([size[c] for c in group]) for group in groups)
         sides, flags = [], []
         for word, node, (first, second) in zip(labels, nodes, ((rows, inner), (inner, columns)), strict=True):
             plain, turned = [*batch, *first, *second], [*batch, *second, *first]

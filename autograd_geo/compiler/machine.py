@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import njit
 from numba.extending import intrinsic
+
+# Numba's typed parts call untyped ones.
+types: Any = numba.types
+_intrinsic: Any = intrinsic
 
 NUMBA_TYPES: dict[str, Any] = {
     "d": types.float64, "f": types.float32, "?": types.boolean,
@@ -50,7 +55,7 @@ def _element(builder: ir.IRBuilder, char: str, address: ir.Value, index: ir.Valu
 def _loader(char: str) -> Any:
     kind = NUMBA_TYPES[char]
 
-    @intrinsic(prefer_literal=True)
+    @_intrinsic(prefer_literal=True)
     def load(typingctx: Any, address: Any, index: Any, k: Any, count: Any) -> Any:
         def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             value = builder.load(_element(builder, char, args[0], args[1]))
@@ -67,7 +72,7 @@ def _loader(char: str) -> Any:
 def _storer(char: str) -> Any:
     kind = NUMBA_TYPES[char]
 
-    @intrinsic(prefer_literal=True)
+    @_intrinsic(prefer_literal=True)
     def store(typingctx: Any, address: Any, index: Any, value: Any, k: Any, count: Any) -> Any:
         def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             value = builder.zext(args[2], ir.IntType(8)) if kind == types.boolean else args[2]
@@ -88,7 +93,7 @@ STORES = {f"store_{char}": _storer(char) for char in NUMBA_TYPES if char != "?"}
 globals().update(LOADS | STORES)  # kernels import them by name
 
 
-@intrinsic
+@_intrinsic
 def select(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, else b: both are there, nothing branches."""
     kind = typingctx.unify_types(types.unliteral(a), types.unliteral(b))
@@ -99,7 +104,7 @@ def select(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
     return kind(types.boolean, kind, kind), code
 
 
-@intrinsic
+@_intrinsic
 def add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
     """a + b, as part of a sum whose order does not matter: sums vectorise."""
 
@@ -112,7 +117,7 @@ def add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
     return kind(kind, kind), code
 
 
-@intrinsic
+@_intrinsic
 def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [args[1].type, args[2].type])
@@ -122,7 +127,7 @@ def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
     return types.void(types.int64, types.CPointer(types.int64), types.CPointer(types.int32)), code
 
 
-@intrinsic
+@_intrinsic
 def _pointer(typingctx: Any, array: Any, start: Any) -> Any:
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         return builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
@@ -133,7 +138,7 @@ def _pointer(typingctx: Any, array: Any, start: Any) -> Any:
 _PROGRAM = types.void(types.int64[::1], types.int64[::1], types.int32[::1], types.int32[::1], types.int64, types.int64)
 
 
-@njit(_PROGRAM, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(_PROGRAM, cache=True, nogil=True)
 def run(addresses: Any, kernels: Any, operands: Any, starts: Any, first: int, last: int) -> None:
     """Call kernels `first` to `last`, each with the addresses and its operands."""
     base = _pointer(addresses, 0)

@@ -20,6 +20,7 @@ from ..op import Op
 Shape = tuple[int, ...]
 MOST_BOXES = 27
 ZERO = -(1 << 60)  # the source of an element that is 0, whatever the inputs
+_LEAP = 1 << 39
 _APART = 40  # element i of source k has number (k << _APART) + i, so that no stretch runs from one into the next
 
 
@@ -187,8 +188,8 @@ def _cuts(table: np.ndarray[Any, Any], axis: int) -> list[int] | None:
         return [0]
     step = np.diff(np.moveaxis(table, axis, 0).reshape(n, -1), axis=0)
     if n == 2:
-        return [0, 1] if (abs(step) >> (_APART - 1)).any() or (step != step[0, 0]).any() else [0]
-    leaps = np.flatnonzero((abs(step) >> (_APART - 1)).any(axis=1)) + 1  # to another source, or to zeros
+        return [0, 1] if (np.abs(step) >= _LEAP).any() or (step != step[0, 0]).any() else [0]
+    leaps = np.flatnonzero((np.abs(step) >= _LEAP).any(axis=1)) + 1  # to another source, or to zeros
     changes = np.flatnonzero((step[1:] != step[:-1]).any(axis=1)) + 1
     if len(changes) > 4 * MOST_BOXES or len(leaps) > MOST_BOXES:
         return None

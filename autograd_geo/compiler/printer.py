@@ -197,7 +197,7 @@ class Printer:
         ranges = [list(pairwise(c)) for c in self._cuts()]
         return [(tuple(a for a, _ in box), tuple(b for _, b in box)) for box in product(*ranges)]
 
-    # --- text ------------------------------------------------------------------------------------------------------------
+    # --- text -------------------------------------------------------------------------------------------------------
 
     def print(self) -> str:
         """The source of the kernel; prepare first."""
@@ -373,7 +373,7 @@ _CASTS = {"d": "f8", "f": "f4", "bool": "b1", "b": "i1", "h": "i2", "i": "i4", "
 
 def _typed(char: str, value: float) -> str:
     if char in "df":
-        return f"{_CASTS[char]}({'inf' if value == np.inf else '-inf' if value == -np.inf else 'nan' if value != value else repr(float(value))})"
+        return f"{_CASTS[char]}({float(value)!r})"  # inf and nan are names in a kernel's module
     return f"{_CASTS[char]}({int(value)})"
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import numpy as np
 from ..tape import Entry
 from ..value import Value, as_value
 from . import blas
-from .graph import CALL, CONST, INPUT, PRODUCT, SCATTER, Graph, Node
+from .graph import CONST, INPUT, PRODUCT, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
-from .printer import c_strides, letter, print_region
+from .printer import letter, print_region
 from .regions import Plan, Region, plan, storage
 
 _ALIGNED = 64
@@ -77,7 +76,7 @@ class Program:
         for k, step in enumerate(self.steps):
             for x in step.operands:
                 if isinstance(x, Node) and x not in self.offset and x not in results and x.kind not in (INPUT, CONST):
-                    size = -(-max(x.size * x.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED
+                    size = _room(x)
                     if free.get(size):
                         self.offset[x] = free[size].pop()
                     else:
@@ -98,7 +97,10 @@ class Program:
         number: dict[Any, int] = {}
         self._kept: list[Any] = []
         addresses: list[int] = []
-        kernels, operands, starts, self._segments = [], [], [], []
+        kernels: list[int] = []
+        operands: list[int] = []
+        starts: list[int] = []
+        self._segments: list[tuple[int, int] | Step] = []
         first = 0
 
         def place(x: Any) -> int:
@@ -196,6 +198,11 @@ class Program:
         self._array(node, known)[...] = op.evaluate(values, attrs)
 
 
+def _room(node: Node) -> int:
+    """The bytes that a node takes in the arena."""
+    return -(-max(node.size * node.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED
+
+
 def _scatter_source(node: Node) -> str:
     """The kernel of a sum over where elements went: result[table[i]] += g[i]."""
     (g,) = node.args
@@ -209,5 +216,4 @@ def _scatter_source(node: Node) -> str:
     )
 
 
-Getter = Callable[[Sequence[Any]], Any]
-__all__ = ["CALL", "Program", "Step", "c_strides", "prod"]
+__all__ = ["Program", "Step"]

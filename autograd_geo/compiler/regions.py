@@ -1,4 +1,4 @@
-"""Which nodes are computed together: regions, each one loop nest and so one kernel, in an order that respects what needs what.
+"""Which nodes are computed together: regions, each one loop nest and so one kernel, in an order that works.
 
 A region has one shape to loop over. A map joins a region if what it reads is there before, or is computed in the same
 region at the same index. A reduction closes over the region of its operand. Positions only grow along dependencies, so
@@ -58,7 +58,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
             copies[node].rank = node.rank + 0.5
         return copies[node]
 
-    final = [copied(n) if storage(n) is None or storage(n).kind in (INPUT, CONST) else n for n in outputs]  # type: ignore[union-attr]
+    final = [n if (root := storage(n)) and root.kind not in (INPUT, CONST) else copied(n) for n in outputs]
     nodes = _ordered(final)
     for node in nodes:
         if node.kind in (PRODUCT, SCATTER, CALL, MOVE):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +38,8 @@ class Held:
     """A tensor from outside that the function uses: its handle as it was found, to see what changed."""
 
     get: Getter  # the tensor itself
-    tensor: Tensor
+    tensor: Tensor  # as the function sees it
+    owner: Tensor  # as the caller holds it: another handle on an argument, which may be found elsewhere too
     entry: Entry | None
     value: Value
     node: Entry  # what stands for its value in the recording
@@ -75,6 +77,7 @@ class Tracer:
         #: What stands for the value of a leaf that the function made or moved on.
         self.defined: dict[Entry, Entry] = {}
         self._held: dict[int, Held] = {}
+        self._arguments: dict[int, Tensor] = {}
         self._leaves: dict[Entry, Held] = {}
         self._arrays: dict[int, tuple[np.ndarray[Any, Any], Entry]] = {}
         self._grads_known: set[Entry] = set()
@@ -86,6 +89,9 @@ class Tracer:
 
     def apply(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         """Evaluate an op and record it."""
+        for v in attrs.values():
+            if isinstance(v, np.ndarray):
+                self.guard_array(v)
         attrs = {k: v if type(v) in SIMPLE else frozen(v) for k, v in attrs.items()} if attrs else attrs
         values: list[Any] = []
         sources: list[Any] = []
@@ -144,14 +150,18 @@ class Tracer:
     def argument(self, k: int, x: Any) -> Tensor:
         """Argument leaf number k as the recorded function sees it: a tensor whose value may differ in each call."""
         if isinstance(x, Tensor):
-            self.hold(x, lambda leaves: leaves[k])
-            return x
+            seen = self._arguments.get(id(x))
+            if seen is None:
+                seen = x if x.requires_grad else wrap(x._value)
+                self._arguments[id(x)] = seen
+                self.hold(seen, lambda leaves: leaves[k], x)
+            return seen
         value = from_user(x)
         entry = leaf(value, WEAK if type(x) is float else TRACED)
         self.inputs[entry] = Input(entry, lambda leaves: leaves[k])
         return wrap(value, entry)
 
-    def hold(self, x: Tensor, get: Getter | None = None) -> Held:
+    def hold(self, x: Tensor, get: Getter | None = None, owner: Tensor | None = None) -> Held:
         """Note a tensor from outside, whose value is read anew in each call."""
         entry = x._entry
         if entry is not None and entry.op is not None:
@@ -164,7 +174,15 @@ class Tracer:
         if held is None:
             node = leaf(x._value, TRACED) if entry is None else entry
             get = get or (lambda leaves: x)
-            held = Held(get, x, entry, x._value, node, None if entry is None else (entry.root or entry).grad)
+            held = Held(
+                get,
+                x,
+                x if owner is None else owner,
+                entry,
+                x._value,
+                node,
+                None if entry is None else (entry.root or entry).grad,
+            )
             self._held[id(x)] = held
             if entry is not None:
                 self._leaves[entry.root or entry] = held
@@ -174,11 +192,19 @@ class Tracer:
     def array(self, x: np.ndarray[Any, Any]) -> Entry:
         """Note an array from outside, which is read anew in each call: it may have been written into."""
         known = self._arrays.get(id(x))
+        if known is not None and _is_changed(*known):
+            self.inputs.pop(known[1], None)  # the function writes into it: each value it had is a constant
+            known = self._arrays[id(x)] = x, leaf(from_user(x), CONSTANT)
         if known is None:
             entry = leaf(from_user(x), TRACED)
             self._arrays[id(x)] = known = x, entry
             self.inputs[entry] = Input(entry, lambda leaves: x)
         return known[1]
+
+    def guard_array(self, x: np.ndarray[Any, Any]) -> None:
+        """Note an array whose elements the recording depends on, such as an index."""
+        kept = x.copy()
+        self.guards.append((lambda leaves: x.shape == kept.shape and bool(np.array_equal(x, kept)), True))
 
     def number(self, get: Getter, value: float) -> Tensor:
         """A Python number that is read anew in each call."""
@@ -189,19 +215,23 @@ class Tracer:
     def settings(self, of: Any) -> SimpleNamespace:
         """The attributes of an object that are numbers, or tuples of them, read anew in each call."""
 
-        def number(get: Callable[[], float]) -> Tensor:
+        def number(name: str, k: int | None = None) -> Tensor:
+            def get() -> float:
+                value = getattr(of, name)
+                return float(value if k is None else value[k])
+
             value = get()
             self.guards.append((lambda leaves: bool(get()), bool(value)))  # code may ask whether it is zero
-            return self.number(lambda leaves: float(get()), value)
+            return self.number(lambda leaves: get(), value)
 
         found: dict[str, Any] = {}
         for name, value in vars(of).items():
             if type(value) is tuple and all(type(v) is float for v in value):
-                found[name] = tuple(number(lambda n=name, k=k: getattr(of, n)[k]) for k in range(len(value)))
-            elif type(value) is float or (type(value) is int and name == "lr"):
-                found[name] = number(lambda n=name: getattr(of, n))
+                found[name] = tuple(number(name, k) for k in range(len(value)))
+            elif type(value) is float or name == "lr":
+                found[name] = number(name)
             elif type(value) in (bool, int, str):
-                self.guards.append((lambda leaves, n=name: getattr(of, n), value))
+                self.guards.append((partial(_attribute, of, name), value))
                 found[name] = value
         return SimpleNamespace(**found)
 
@@ -297,24 +327,27 @@ class Tracer:
     def effects(self) -> list[tuple[Setter, Entry | None]]:
         """What changed outside, each with how to put it there; handles are left as an unrecorded run leaves them."""
         changes: list[tuple[Setter, Entry | None]] = []
+        for array, entry in self._arrays.values():
+            if _is_changed(array, entry):
+                self.inputs.pop(entry, None)
         for held in list(self._held.values()):
             x, get = held.tensor, held.get
             if x._entry is not held.entry and x._entry is not None and x._entry is not held.node:
-                changes.append((lambda leaves, value, get=get: get(leaves).hold(value), x._entry))
+                changes.append((partial(_hold, get), x._entry))
+                if held.owner is not x:
+                    held.owner.hold(x._value)
+                    continue
                 x._entry = None if held.entry is None else succeed(held.entry, x._value)
             root = None if held.entry is None else held.entry.root or held.entry
             if root is not None and root.grad is not held.gradient:
                 grad = root.grad
-                changes.append((lambda leaves, value, get=get: _set_gradient(get(leaves), value),
-                                None if grad is None else self.source(grad)))  # fmt: skip
+                changes.append((partial(_set_gradient, get), None if grad is None else self.source(grad)))
                 root.grad = None if grad is None else wrap(grad._value)
         for (_, name), (state, found, new) in self._slots.items():
             if new is not found:
                 whole = isinstance(state[name], int)
-                changes.append(
-                    (lambda leaves, value, s=state, n=name, w=whole: _fill(s, n, value, w), self.source(new))
-                )
-                _fill(state, name, new._value, whole)
+                changes.append((partial(_fill_from, state, name, whole), self.source(new)))
+                _fill_from(state, name, whole, (), new._value)
         return changes
 
     def close(self) -> None:
@@ -328,9 +361,23 @@ class Tracer:
                 entry.state = CONSTANT
 
 
-def _set_gradient(x: Tensor, value: Value | None) -> None:
-    x.grad = None if value is None else wrap(value)
+def _is_changed(x: np.ndarray[Any, Any], entry: Entry) -> bool:
+    """Whether an array is no longer what it was when the entry was made."""
+    was = np.asarray(entry.value)
+    return x.shape != was.shape or not np.array_equal(x, was, equal_nan=was.dtype.kind == "f")
 
 
-def _fill(state: dict[str, Any], name: str, value: Value, whole: bool) -> None:
+def _set_gradient(get: Getter, leaves: Sequence[Any], value: Value | None) -> None:
+    get(leaves).grad = None if value is None else wrap(value)
+
+
+def _fill_from(state: dict[str, Any], name: str, whole: bool, leaves: Sequence[Any], value: Value) -> None:
     state[name] = round(value) if whole else np.asarray(value)
+
+
+def _hold(get: Getter, leaves: Sequence[Any], value: Value) -> None:
+    get(leaves).hold(value)
+
+
+def _attribute(of: Any, name: str, leaves: Sequence[Any]) -> Any:
+    return getattr(of, name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..declare import custom, linear, sample
 from ..op import composite
-from ..tape import TRACING, mode
+from ..tape import TRACING, mode, tracer
 from ..tensor import Tensor
 from ..value import NUMBERS, from_user
 from .shape import ravel
@@ -27,6 +27,8 @@ def _plain(index: Any) -> Any:
         if index.requires_grad:
             raise TypeError("a tensor that requires a gradient cannot be an index; round it, and take .detach()")
         return index.numpy()
+    if isinstance(index, np.ndarray) and mode() & TRACING:
+        tracer().guard_array(index)
     array = np.array(index)
     return array.astype(np.intp) if array.size == 0 and array.dtype.kind == "f" else array
 
