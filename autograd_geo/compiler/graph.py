@@ -24,6 +24,8 @@ from ..value import SCALAR, Value
 from .moves import Move, Shape, broadcast, composed, frozen_key, move_of
 from .trace import Tracer
 
+#: The dtypes that kernels compute in, by their characters; others are left to NumPy.
+_KNOWN_TYPES = frozenset("?bhilqBHILQfd")
 INPUT, CONST, MAP, MOVE, REDUCE, PRODUCT, SCATTER, CALL = "input const map move reduce product scatter call".split()
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
@@ -115,12 +117,16 @@ class Graph:
     def op(self, op: Op, args: Sequence[Any], attrs: dict[str, Any], spec: Any, entry: Entry | None) -> Node:
         """What an op computes from nodes and literal numbers."""
         shape, dtype = spec
-        if op.family == "pointwise":
+        known = all(x.dtype.char in _KNOWN_TYPES for x in args if isinstance(x, Node)) and dtype.char in _KNOWN_TYPES
+        if known and op.family == "pointwise":
             return self._pointwise(op, args, attrs, shape, dtype, entry)
         nodes = [self.constant(x, np.dtype(type(x))) if not isinstance(x, Node) else x for x in args]
-        if dtype.kind in "fiub" and all(n.dtype.kind in "fiub" for n in nodes):
-            found = self._known(op, nodes, attrs, shape, dtype, entry)
-            if found is not None:
+        if known:
+            try:
+                found = self._known(op, nodes, attrs, shape, dtype, entry)
+            except ValueError:  # code of the op accepts what its declaration does not
+                found = None
+            if found is not None and (found.shape, found.dtype) == (shape, dtype):
                 return found
         return Node(CALL, shape, dtype, tuple(nodes), (op, attrs), entry)
 

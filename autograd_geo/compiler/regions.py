@@ -64,7 +64,8 @@ def plan(outputs: Sequence[Node]) -> Plan:
         if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
-            node.args = tuple(copied(a) if _is_small_part(a) and copies.get(a) is not node else a for a in node.args)
+            apart = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
+            node.args = tuple(copied(a) if a in apart else a for a in node.args)
     nodes = _ordered(final)
 
     placing = _Placing(nodes, final)
@@ -90,8 +91,13 @@ def plan(outputs: Sequence[Node]) -> Plan:
     return Plan(steps, stored, [n for n in places if n is not None])
 
 
-def _is_small_part(node: Node) -> bool:
-    """Whether a few elements are taken from something large, which need not be kept for them."""
+def _stands_apart(node: Node, user: Node) -> bool:
+    """Whether what is taken from elsewhere has to be stored before it is used.
+
+    So has one element that is used at every index, and a few of something large, which need not be kept for them.
+    """
+    if node.kind == MOVE and storage(node) is None and node.size == 1 and node.shape != space(user):
+        return True
     made = [a.size for a in node.args if a.kind not in (INPUT, CONST)]
     return node.kind == MOVE and bool(made) and 16 * node.size <= max(made)
 

@@ -103,7 +103,7 @@ class Tracer:
                 source = self.source(x, op)
                 value = x._value if isinstance(x, Tensor) else source.value
                 known = known and source.op is None and source.state == CONSTANT and source not in self.inputs
-                if source.state != WEAK:
+                if source.state != WEAK or op.family != "pointwise":
                     state = TRACED
                     value = np.float64(value) if type(value) is float else value
                 active |= bit if source.state > 0 else 0
@@ -117,7 +117,7 @@ class Tracer:
         if active and mode() & GRADIENTS:
             state = ACTIVE
             kept, keep_output = op.keeps(active)
-            for k in kept:
+            for k in range(len(operands)) if op.variadic and kept else kept:  # those that carry no gradient too
                 x = operands[k]
                 if isinstance(x, Tensor):
                     sources[k].value = x._value
@@ -139,7 +139,7 @@ class Tracer:
             if entry is not None and entry.number >= self.start:
                 return entry
             return self.hold(x).node
-        if isinstance(x, np.ndarray) and x.dtype.kind in "fiub" and not isinstance(x, np.ma.MaskedArray):
+        if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "fiub" and not isinstance(x, np.ma.MaskedArray):
             return self.array(x)
         if isinstance(x, list | tuple) and any(isinstance(i, Tensor) for i in x):
             raise TypeError(f"{op.name if op else 'tensor'}: join a list of tensors with ag.stack first")

@@ -127,7 +127,7 @@ _where = pointwise(
 @composite(method=False)
 def where(condition: Any, x: Any, y: Any) -> Tensor:
     """x where the condition holds, else y; the branch not taken gets no gradient."""
-    return _where(condition if isinstance(condition, Tensor | bool) else np.asarray(condition, bool), x, y)
+    return _where(condition if isinstance(condition, Tensor) else np.asarray(condition, bool), x, y)
 
 
 # --- exponentials and logarithms --------------------------------------------------------------------------------
