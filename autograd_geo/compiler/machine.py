@@ -138,12 +138,17 @@ def _pointer(typingctx: Any, array: Any, start: Any) -> Any:
 _PROGRAM = types.void(types.int64[::1], types.int64[::1], types.int32[::1], types.int32[::1], types.int64, types.int64)
 
 
-@njit(_PROGRAM, cache=True, nogil=True)
-def run(addresses: Any, kernels: Any, operands: Any, starts: Any, first: int, last: int) -> None:
+def _run(addresses: Any, kernels: Any, operands: Any, starts: Any, first: int, last: int) -> None:
     """Call kernels `first` to `last`, each with the addresses and its operands."""
     base = _pointer(addresses, 0)
     for k in range(first, last):
         _call(kernels[k], base, _pointer(operands, starts[k]))
+
+
+try:
+    run = njit(_PROGRAM, cache=True, nogil=True)(_run)
+except RuntimeError:  # no folder to keep it in
+    run = njit(_PROGRAM, nogil=True)(_run)
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
