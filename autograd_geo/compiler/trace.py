@@ -292,7 +292,7 @@ class Tracer:
     def assign(self, x: Tensor, result: Tensor) -> None:
         """`x`, an unrecorded tensor or leaf, takes the value of `result` but stays the leaf that it is."""
         old = self.source(x)
-        if old in self.inputs and id(x) not in self._held:
+        if old in self.inputs and id(x) not in self._held and old.state != WEAK:  # nobody else has a Python number
             raise TypeError(
                 "compile: the function writes into an array that it was given; pass a tensor, or copy it first"
             )
