@@ -91,11 +91,9 @@ def contraction(signature: str) -> Callable[..., Any]:
     return _product(signature) or (lambda *operands: np.einsum(signature, *operands, optimize=len(operands) > 2))
 
 
-def _product(signature: str) -> Callable[[Any, Any], Any] | None:
-    """A contraction of two operands as a (batched) matrix product, or None if it is not one."""
-    head, out = signature.split("->")
-    a, _, b = head.partition(",")
-    if "," in b or len(set(a)) < len(a) or len(set(b)) < len(b) or len(set(out)) < len(out):
+def as_product(a: str, b: str, out: str) -> tuple[list[str], list[str], list[str], list[str]] | None:
+    """The labels of a contraction of two as (batch, rows, inner, columns), None if it is no matrix product."""
+    if len(set(a)) < len(a) or len(set(b)) < len(b) or len(set(out)) < len(out):
         return None
     shared = set(a) & set(b)
     batch = [c for c in out if c in shared]
@@ -104,6 +102,17 @@ def _product(signature: str) -> Callable[[Any, Any], Any] | None:
     columns = [c for c in out if c in b and c not in shared]
     if not inner or len(a) != len(batch + rows + inner) or len(b) != len(batch + inner + columns):
         return None
+    return batch, rows, inner, columns
+
+
+def _product(signature: str) -> Callable[[Any, Any], Any] | None:
+    """A contraction of two operands as a (batched) matrix product, or None if it is not one."""
+    head, out = signature.split("->")
+    a, _, b = head.partition(",")
+    groups = None if "," in b else as_product(a, b, out)
+    if groups is None:
+        return None
+    batch, rows, inner, columns = groups
     left = [a.index(c) for c in batch + rows + inner]
     right = [b.index(c) for c in batch + inner + columns]
     order = [(batch + rows + columns).index(c) for c in out]

@@ -21,6 +21,8 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .tape import TRACING, mode
+
 __all__ = [
     "Generator",
     "bernoulli",
@@ -111,6 +113,11 @@ class Generator:
         return np.asarray(self.uniform(shape) < p)
 
     def _words(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+        if mode() & TRACING:
+            raise TypeError(
+                "compile: numbers drawn inside the function would be the same in each call; draw them outside and pass "
+                "them as an argument"
+            )
         seed, streams = self._state
         return words(seed, next(streams), math.prod(shape))
 

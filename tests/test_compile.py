@@ -240,6 +240,15 @@ def test_a_result_on_the_tape_is_refused() -> None:
         ag.compile(lambda x: (x * recorded).sum())(np.ones(2))
 
 
+def test_random_draws_are_refused() -> None:
+    before = ag.random.uniform(3)
+    ag.seed(0)
+    with pytest.raises(TypeError, match="drawn inside the function"):
+        ag.compile(lambda x: x * ag.random.uniform(3))(np.ones(3))
+    ag.seed(0)
+    assert ag.random.uniform(3).shape == before.shape
+
+
 def test_an_error_while_recording_leaves_everything_as_it_was() -> None:
     w = nn.Parameter([1.0, 2.0])
     fast = ag.compile(lambda x: (w @ x).sum())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import expr
-from ..contract import choose, explicit
+from ..contract import as_product, choose, explicit
 from ..op import Op, registry
 from ..tape import CONSTANT, TRACED, WEAK, Entry, leaf, no_grad, traced_by
 from ..tensor import Tensor, wrap
@@ -259,7 +259,7 @@ class Graph:
         for word, n in zip(labels, nodes, strict=True):
             for c, length in zip(word, n.shape, strict=True):
                 size[c] = length if size.get(c, 1) == 1 else size[c]
-        product = as_product(labels, out, size) if len(nodes) == 2 and dtype.kind == "f" else None
+        product = as_product(labels[0], labels[1], out) if len(nodes) == 2 and dtype.kind == "f" else None
         if product is not None and prod(size.values()) > SMALL_PRODUCT:
             return self._product(product, nodes, labels, out, size, dtype, entry)
         if dtype.kind == "b" or prod(size.values()) > 1 << 24:
@@ -388,21 +388,6 @@ def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:
     if "subscripts" in attrs:
         return explicit(attrs["subscripts"], ndims)
     return choose(op.signatures, ndims)
-
-
-def as_product(labels: Sequence[str], out: str, size: dict[str, int]) -> tuple[list[str], ...] | None:
-    """The labels of a contraction of two as (batch, rows, inner, columns), None if it is no matrix product."""
-    a, b = labels
-    if any(len(set(word)) < len(word) for word in (a, b, out)):
-        return None
-    shared = set(a) & set(b)
-    batch = [c for c in out if c in shared]
-    inner = [c for c in a if c in shared and c not in out]
-    rows = [c for c in out if c in a and c not in shared]
-    columns = [c for c in out if c in b and c not in shared]
-    if not inner or len(a) != len(batch + rows + inner) or len(b) != len(batch + inner + columns):
-        return None
-    return batch, rows, inner, columns
 
 
 def _spread(word: str, space_labels: Sequence[str], shape: Shape, space: Shape) -> Move:
