@@ -260,7 +260,8 @@ class Graph:
             for c, length in zip(word, n.shape, strict=True):
                 size[c] = length if size.get(c, 1) == 1 else size[c]
         product = as_product(labels[0], labels[1], out) if len(nodes) == 2 and dtype.kind == "f" else None
-        if product is not None and prod(size.values()) > SMALL_PRODUCT:
+        whole = all(n.shape == tuple(size[c] for c in word) for word, n in zip(labels, nodes, strict=True))
+        if product is not None and whole and prod(size.values()) > SMALL_PRODUCT:  # BLAS does not broadcast
             return self._product(product, nodes, labels, out, size, dtype, entry)
         if dtype.kind == "b" or prod(size.values()) > 1 << 24:
             return None

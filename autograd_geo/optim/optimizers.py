@@ -90,9 +90,12 @@ class Optimizer:
         if len(state["state"]) != len(self.parameters):
             raise ValueError(f"this state is for {len(state['state'])} parameters, here are {len(self.parameters)}")
         self.lr = float(state["lr"])
-        self.state = [
+        fresh = [
             {k: int(v) if np.asarray(v).dtype.kind == "i" else np.copy(v) for k, v in s.items()} for s in state["state"]
         ]
+        for mine, new in zip(self.state, fresh, strict=True):  # in place: recordings hold these dicts
+            mine.clear()
+            mine |= new
 
 
 class SGD(Optimizer):
