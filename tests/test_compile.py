@@ -116,6 +116,33 @@ def test_a_training_step_is_compiled_whole(make: Any) -> None:
     assert found[2] == 1
 
 
+def test_a_gradient_that_is_forgotten_is_forgotten_in_each_call() -> None:
+    w, v = nn.Parameter([1.0, 2.0]), nn.Parameter([3.0, 4.0])
+
+    def fn(x: Any) -> None:
+        w.grad = v.grad = None
+        loss = (w * x).sum()
+        if x.sum() > 0:
+            loss = loss + (v * x).sum() ** 2
+        loss.backward()
+
+    fast = ag.compile(fn)
+    for sign in (-1.0, 1.0, -1.0, 1.0, -1.0):
+        fast(np.full(2, sign))
+        assert (v.grad is None) == (sign < 0)
+
+
+def test_products_that_broadcast_and_means_of_large_integers() -> None:
+    fast = ag.compile(lambda a, b: a @ b)
+    x, y = np.ones((3, 30, 40)), np.ones((1, 40, 50))
+    for _ in range(2):
+        np.testing.assert_allclose(fast(x, y).numpy(), x @ y)
+    mean = ag.compile(lambda a: a.mean())
+    big = np.array([0, 2**64 - 1, 0, 1, 2, 3], np.uint64)
+    for _ in range(2):
+        assert mean(big).item() == ag.tensor(big).mean().item()
+
+
 def test_gradients_accumulate_as_eager_ones_do() -> None:
     w = nn.Parameter([1.0, 2.0])
     run = ag.compile(lambda x: (w * w * x).sum().backward())

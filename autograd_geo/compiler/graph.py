@@ -419,7 +419,7 @@ def _reduction(how: str) -> Callable[..., Node | None]:
 
 def _mean(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
     (x,) = nodes
-    if dtype == np.float16:
+    if dtype == np.float16 or x.dtype.kind != "f":  # integers are summed as such
         return None
     total = g.reduce("sum", g.cast(x, dtype), attrs["axis"], attrs["keepdims"], entry)
     count = g.constant(x.size // max(1, prod(shape)), dtype)

@@ -81,6 +81,7 @@ class Tracer:
         self._leaves: dict[Entry, Held] = {}
         self._arrays: dict[int, tuple[np.ndarray[Any, Any], Entry]] = {}
         self._grads_known: set[Entry] = set()
+        self._forgotten: set[Entry] = set()  # leaves whose gradient the function sets, whatever it was
         self._slots: dict[tuple[int, str], tuple[dict[str, Any], Tensor, Tensor]] = {}  # found, and as it is now
         #: What has to be found as it was, besides inputs' shapes and dtypes.
         self.guards: list[tuple[Getter, Any]] = []
@@ -321,6 +322,7 @@ class Tracer:
         """The gradient of a leaf is about to be set, whatever it was before."""
         entry = self.source(x)
         self._grads_known.add(entry.root or entry)
+        self._forgotten.add(entry.root or entry)
 
     # --- afterwards ---------------------------------------------------------------------------------------------------
 
@@ -339,7 +341,7 @@ class Tracer:
                     continue
                 x._entry = None if held.entry is None else succeed(held.entry, x._value)
             root = None if held.entry is None else held.entry.root or held.entry
-            if root is not None and root.grad is not held.gradient:
+            if root is not None and (root.grad is not held.gradient or root in self._forgotten):
                 grad = root.grad
                 changes.append((partial(_set_gradient, get), None if grad is None else self.source(grad)))
                 root.grad = None if grad is None else wrap(grad._value)
