@@ -27,6 +27,7 @@ from .trace import Tracer
 #: The dtypes that kernels compute in, by their characters; others are left to NumPy.
 _KNOWN_TYPES = frozenset("?bhilqBHILQfd")
 INPUT, CONST, MAP, MOVE, REDUCE, PRODUCT, SCATTER, CALL = "input const map move reduce product scatter call".split()
+TABLE, RESULT = "table", "result"  # scalar ops as one step (see `scalars`), and a value that it leaves
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
 
@@ -71,7 +72,7 @@ def _is_ours(op: Op) -> bool:
 
 
 class Graph:
-    """The nodes that outputs need, made from a tracer's recording."""
+    """The nodes of a recording's entries."""
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
@@ -80,12 +81,10 @@ class Graph:
         self._numbers: dict[Any, Node] = {}
         self._made: dict[Any, Node] = {}
 
-    def lower(self, outputs: Iterable[Entry]) -> list[Node]:
-        """The nodes of these entries."""
-        wanted = list(outputs)
-        for entry in _needed(wanted, self.tracer.defined):
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Make the nodes of entries, in an order in which what they are computed from is there before them."""
+        for entry in entries:
             self.nodes[entry] = self._node(entry)
-        return [self.nodes[e] for e in wanted]
 
     # --- sources --------------------------------------------------------------------------------------------------
 
@@ -341,7 +340,7 @@ def _quotient_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype)
 
 
-def _needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
+def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
     """Every entry that outputs are computed from, in an order in which all inputs come first."""
     order = list(dict.fromkeys(outputs))
     seen = set(order)
@@ -367,6 +366,15 @@ def _literal_dtype(x: Any, at: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(bool) if type(x) is bool else at
 
 
+_X = expr.Var("x")
+_SQUARE = expr.Call("*", (_X, _X))
+#: The powers of x that are computed as products.
+POWERS: dict[float, expr.Node] = {
+    1.0: _X, 2.0: _SQUARE, 3.0: expr.Call("*", (_SQUARE, _X)), 4.0: expr.Call("*", (_SQUARE, _SQUARE)),
+    -1.0: expr.Call("/", (expr.Num(1.0), _X)), -2.0: expr.Call("/", (expr.Num(1.0), _SQUARE)),
+}  # fmt: skip
+
+
 def _structural_power(args: Sequence[Any], body: expr.Node) -> tuple[expr.Node, Sequence[Any]]:
     """x**2 and its like as products: the exponent is part of the formula."""
     base, exponent = args
@@ -374,14 +382,7 @@ def _structural_power(args: Sequence[Any], body: expr.Node) -> tuple[expr.Node, 
         exponent = float(exponent.data)
     if isinstance(exponent, Node) or not isinstance(base, Node) or base.dtype.kind != "f":
         return body, args
-    x = expr.Var("x")
-    square = expr.Call("*", (x, x))
-    known: dict[float, expr.Node] = {
-        1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
-        0.5: expr.Call("sqrt", (x,)), -1.0: expr.Call("/", (expr.Num(1.0), x)),
-        -2.0: expr.Call("/", (expr.Num(1.0), square)),
-    }  # fmt: skip
-    return (known[exponent], args[:1]) if exponent in known and exponent != 0.5 else (body, args)
+    return (POWERS[exponent], args[:1]) if exponent in POWERS else (body, args)
 
 
 def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:
@@ -476,7 +477,7 @@ def _try_steps(op: Op, specs: Sequence[Any], attrs: dict[str, Any]) -> Any:
         return None
     if not isinstance(result, Tensor) or result._entry is None or tracer.reads or tracer.inputs:
         return None
-    entries = _needed([result._entry], tracer.defined)
+    entries = needed([result._entry], tracer.defined)
     if any(e.op is op for e in entries):
         return None  # NumPy's function is this very op: nothing was taken apart
     return entries, operands, result._entry, tracer.defined

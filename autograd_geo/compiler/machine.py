@@ -145,10 +145,15 @@ def _run(addresses: Any, kernels: Any, operands: Any, starts: Any, first: int, l
         _call(kernels[k], base, _pointer(operands, starts[k]))
 
 
-try:
-    run = njit(_PROGRAM, cache=True, nogil=True)(_run)
-except RuntimeError:  # no folder to keep it in
-    run = njit(_PROGRAM, nogil=True)(_run)
+def jit(function: Any, signature: Any = None) -> Any:
+    """The function compiled, and kept on disk where there is a folder for it."""
+    try:
+        return njit(signature, cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(signature, nogil=True)(function)
+
+
+run = jit(_run, _PROGRAM)
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:

@@ -10,13 +10,14 @@ import numpy as np
 
 from ..tape import Entry
 from ..value import Value, as_value
-from . import blas
-from .graph import CONST, INPUT, PRODUCT, SCATTER, Graph, Node
+from . import blas, scalars
+from .graph import CONST, INPUT, PRODUCT, SCATTER, TABLE, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
 from .printer import letter, print_region
 from .regions import Plan, Region, plan, storage
+from .table import interpreter
 
 _ALIGNED = 64
 
@@ -35,7 +36,7 @@ class Program:
 
     def __init__(self, graph: Graph, outputs: Sequence[Entry]) -> None:
         self.graph = graph
-        nodes = graph.lower(outputs)
+        nodes = scalars.lower(graph, outputs)
         self.plan: Plan = plan(nodes)
         self.steps = [self._step(s) for s in self.plan.steps]
         self._shapes = [(n.shape, n.dtype) for n in nodes]
@@ -54,6 +55,8 @@ class Program:
         if what.kind == SCATTER:
             table = np.where(what.data.table == ZERO, -1, what.data.table)
             return Step(what, [*places, what, np.ascontiguousarray(table)], kernel(_scatter_source(what)))
+        if what.kind == TABLE:
+            return Step(what, [what.data.words, *places, *what.data.results], interpreter())
         return Step(what, [*places, what], None)
 
     # --- memory -----------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from math import inf
 from typing import Any
 
 from .. import expr
-from .graph import CALL, CONST, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
+from .graph import CALL, CONST, INPUT, MAP, MOVE, PRODUCT, REDUCE, RESULT, SCATTER, TABLE, Formula, Node
 from .moves import Shape
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
 MOST_NODES = 40
+_ALONE = (PRODUCT, SCATTER, CALL, TABLE)  # nodes that are a step of their own
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +62,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     final = [n if (root := storage(n)) and root.kind not in (INPUT, CONST) else copied(n) for n in outputs]
     nodes = _ordered(final)
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
+        if node.kind in (*_ALONE, MOVE):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
             apart = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
@@ -71,7 +72,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     placing = _Placing(nodes, final)
     placing.roots.update(copies.values())
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL):
+        if node.kind in _ALONE:
             placing.alone(node)
         elif node.kind == REDUCE or (node.kind == MAP and node in placing.roots):
             placing.place(node)
@@ -125,7 +126,7 @@ class _Placing:
 
     def position(self, node: Node) -> float:
         """The step after which a node can be read; infinite for one that is not placed."""
-        if node.kind == MOVE:
+        if node.kind in (MOVE, RESULT):
             return max([self.position(a) for a in node.args])
         return -1 if node.kind in (INPUT, CONST) else self._positions.get(node, inf)
 
