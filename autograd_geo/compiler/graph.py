@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import count
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -345,12 +346,11 @@ def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]
     order = list(dict.fromkeys(outputs))
     seen = set(order)
     for entry in order:
-        link = defined.get(entry)
-        for source in (link,) if link is not None else entry.inputs:
+        for source in (defined[entry],) if entry.op is None and entry in defined else entry.inputs:
             if type(source) is Entry and source not in seen:
                 seen.add(source)
                 order.append(source)
-    order.sort(key=lambda e: e.number)
+    order.sort(key=attrgetter("number"))
     return order
 
 

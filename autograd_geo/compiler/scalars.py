@@ -27,6 +27,7 @@ Array = np.ndarray[Any, Any]
 #: A run of ops in which more than this differ, counting what they are computed from, becomes a table.
 MOST_DIFFERENT = 400
 _MOST_OPERANDS = 4
+_DEEPEST = 6  # times four ops: how far back it is looked for a difference
 # Instead of the number of an instruction: an entry that is no op on single numbers; one that hands on its operand.
 _OTHER, _SAME = -1, -2
 
@@ -132,24 +133,28 @@ class _Scalars:
     def _different(self) -> Array:
         """Which entries become part of a table: the scalars of levels on which many are different."""
         scalar = self.code != _OTHER
-        context = np.zeros(len(self.code), np.int64)
-        _find_contexts(self.starts, self.values, self.code, self.level, context)
-        _, first = _labelled(context)
-        different = np.bincount(self.level[first[scalar[first]]], minlength=1 + int(self.level.max()))
-        return scalar & (different > MOST_DIFFERENT)[self.level]
+        count = int(self.level.max()) + 1
+        many = np.bincount(self.level[scalar], minlength=count) > MOST_DIFFERENT
+        different, context = np.zeros(count, bool), np.zeros(len(self.code), np.int64)
+        for _ in range(_DEEPEST):
+            if not (many & ~different).any():
+                break
+            _find_contexts(self.starts, self.values, self.code, self.level, context)
+            _, first = _labelled(context)
+            different = np.bincount(self.level[first[scalar[first]]], minlength=count) > MOST_DIFFERENT
+        inside: Array = scalar & different[self.level]
+        return inside
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
     def add(self, outputs: Sequence[Entry]) -> None:
         """Make the nodes of all entries that are read by other than their table, each level's scalars last."""
         wanted = self._wanted(outputs)
-        depth = np.zeros(len(self.entries), np.int64)
-        _find_depths(self.starts, self.values, self.code, self.inside, self.level, depth)
         key = 2 * self.level + (self.code != _OTHER)
         order = np.argsort(key, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
             if self.inside[members[0]]:
-                self._add_table(members, wanted, depth)
+                self._add_table(members, wanted)
             else:
                 self.graph.add([self.entries[k] for k in members.tolist()])
 
@@ -163,11 +168,10 @@ class _Scalars:
         wanted[self.source[wanted]] = True
         return wanted
 
-    def _add_table(self, members: Array, wanted: Array, depth: Array) -> None:
+    def _add_table(self, members: Array, wanted: Array) -> None:
         """The table that computes these entries, and the nodes of those that others read."""
         graph, entries = self.graph, self.entries
         ops = members[self.code[members] >= 0]
-        ops = ops[np.argsort(depth[ops] * len(self.instructions) + self.code[ops], kind="stable")]
         code, level, n = self.code[ops], self.level[ops[0]], len(entries)
         taken = np.full((len(self.instructions), _MOST_OPERANDS), -1)
         types = np.full(taken.shape, " ")
@@ -175,7 +179,7 @@ class _Scalars:
             taken[k, : len(places)] = places
             types[k, : len(places)] = [a.dtype.char for a in one.reads]
         there = taken[code] >= 0
-        reads = np.full((len(ops), READS), -1)
+        reads = np.full((len(ops), READS), -1, np.int32)
         reads[:, :_MOST_OPERANDS][there] = self.values[(self.starts[ops][:, None] + taken[code])[there]]
         read, its_type = reads[:, :_MOST_OPERANDS][there], types[code][there]
 
@@ -256,7 +260,10 @@ def _find_levels(starts: Any, values: Any, code: Any, level: Any) -> None:
 
 @jit
 def _find_contexts(starts: Any, values: Any, code: Any, level: Any, context: Any) -> None:
-    """A number for what each scalar computes from what, four ops deep; the same for the same on one level."""
+    """A number for what each scalar computes from what, four ops deeper than that of `context` so far.
+
+    It is the same for the same on one level.
+    """
     before = np.zeros(len(code), np.int64)
     for _ in range(4):
         before[:] = context
@@ -269,14 +276,3 @@ def _find_contexts(starts: Any, values: Any, code: Any, level: Any, context: Any
                     h ^= before[x] + 1
                 h ^= h >> 31
             context[k] = h * 0x5851F42D4C957F2D + level[k] * 0x14057B7EF767814F
-
-
-@jit
-def _find_depths(starts: Any, values: Any, code: Any, inside: Any, level: Any, depth: Any) -> None:
-    """After how many ops of its table each entry can be computed."""
-    for k in range(len(code)):
-        if inside[k]:
-            for q in range(starts[k], starts[k + 1]):
-                x = values[q]
-                if x < len(code) and inside[x] and level[x] == level[k]:
-                    depth[k] = max(depth[k], depth[x] + 1)

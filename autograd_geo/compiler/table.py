@@ -28,8 +28,9 @@ Array = np.ndarray[Any, Any]
 
 #: An instruction reads and writes at most so many slots.
 READS, WRITES = 6, 4
-# Which adjacent instructions become one: at most so many kinds of pairs a round, each so frequent at least.
-_ROUNDS, _KINDS, _OFTEN = 2, 12, 0.01
+# Which instructions are joined: at most so many kinds of pairs at a time, each so frequent at least, in a table that is
+# so long at least: a kernel takes a tenth of a second to compile.
+_KINDS, _OFTEN, _LONG = 12, 0.01, 20_000
 # How an operand of the second of two instructions is found: as an operand of both that is new, one or a result of the
 # first, or not there. Four bits each.
 _NEW, _READ, _WRITTEN, _NONE = 0, 1, 1 + READS, 15
@@ -59,7 +60,7 @@ def _copied(one: Instruction, reads: Sequence[Node]) -> Instruction:
 
 
 def _joined(first: Instruction, second: Instruction, wiring: int) -> Instruction:
-    """Both instructions as one; `wiring` as `_pair_keys` packs it."""
+    """Both instructions as one; `wiring` as `_find_keys` packs it."""
     inner, reads = wiring >> 4 * READS, list(first.reads)
     places = []
     for k, stand_in in enumerate(second.reads):
@@ -67,7 +68,11 @@ def _joined(first: Instruction, second: Instruction, wiring: int) -> Instruction
         if place == _NEW:
             reads.append(Node(INPUT, (), stand_in.dtype))
         places.append(
-            reads[-1] if place == _NEW else first.writes[place - _WRITTEN] if place >= _WRITTEN else first.reads[place - 1]
+            reads[-1]
+            if place == _NEW
+            else first.writes[place - _WRITTEN]
+            if place >= _WRITTEN
+            else first.reads[place - 1]
         )
     then = _copied(second, places)
     kept = [n for v, n in enumerate(first.writes) if not inner >> v & 1]
@@ -108,10 +113,8 @@ def encode(
     count = len(code) + len(initial)
     kept = np.zeros(count, bool)
     kept[results] = True
-    writes = np.full((len(code), WRITES), -1)
-    writes[:, 0] = np.arange(len(code))
     fused = list(kinds)
-    code, reads, writes = _fuse(fused, code.copy(), reads, writes, kept)
+    code, reads, writes = _fuse(fused, code, reads, kept)
     used = np.unique(code)
     printed = [_printed(fused[k]) for k in used.tolist()]
     code = np.searchsorted(used, code)
@@ -133,114 +136,164 @@ def encode(
     return Table(np.array(words), kernels, [], arrays)
 
 
-def _fuse(
-    kinds: list[Instruction], code: Array, reads: Array, writes: Array, kept: Array
-) -> tuple[Array, Array, Array]:
-    """Make one instruction of adjacent ones that often stand together; `kinds` grows by those."""
-    uses = np.zeros(len(kept), np.int64)
-    for _ in range(_ROUNDS):
-        keys = np.empty(max(0, len(code) - 1), np.int64)
-        _pair_keys(code, reads, writes, kept, uses, keys)
-        sample = keys[:: max(1, len(keys) // 100_000)]
-        found, times = np.unique(sample[sample >= 0], return_counts=True)
-        often = np.argsort(-times, kind="stable")[:_KINDS]
-        chosen = np.sort(found[often[times[often] > max(16, _OFTEN * len(sample))]])
-        if not len(chosen):
-            break
+def _fuse(kinds: list[Instruction], code: Array, reads: Array, kept: Array) -> tuple[Array, Array, Array]:
+    """Order instructions and join those that often stand together; `kinds` grows by what those compute.
+
+    First come those that can be computed first, so that what a derivative needs is computed beside what it is the
+    derivative of: a chain of ops leaves the processor time for that.
+    """
+    writes = np.full((len(code), WRITES), -1, np.int32)
+    writes[:, 0] = np.arange(len(code))
+    for find_partners in (_lone_users, _siblings, _lone_users):
+        depth, uses = np.zeros(len(code), np.int32), np.zeros(len(kept), np.int32)
+        _measure(reads, writes, depth, uses, np.zeros(len(kept), np.int32))
+        order = _sorted(depth, _sorted(code, np.arange(len(code))))
+        code, reads, writes, depth = code[order], reads[order], writes[order], depth[order]
+        partner, keys = np.full(len(code), -1, np.int32), np.full(len(code), -1)
+        find_partners(reads, writes, kept, depth, uses, np.full(len(kept), -1, np.int32), partner)
+        _find_keys(partner, code, reads, writes, kept, uses, keys)
+        found, times = np.unique(keys[:: 1 + len(keys) // 100_000], return_counts=True)
+        often = np.argsort(np.where(found >= 0, -times, 0), kind="stable")[:_KINDS]
+        chosen = np.sort(found[often[(times[often] > _OFTEN * max(_LONG, times.sum())) & (found[often] >= 0)]])
         first, bits = len(kinds), 4 * READS + WRITES
         for key in chosen.tolist():
             kinds.append(_joined(kinds[key >> bits + 14], kinds[key >> bits & 0x3FFF], key & (1 << bits) - 1))
-        n = _merge(code, reads, writes, keys, chosen, first)
-        code, reads, writes = code[:n], reads[:n], writes[:n]
+        left = np.ones(len(code), bool)
+        _join(partner, code, reads, writes, keys, chosen, first, left)
+        code, reads, writes = code[left], reads[left], writes[left]
     return code, reads, writes
 
 
 @jit
-def _pair_keys(code: Any, reads: Any, writes: Any, kept: Any, uses: Any, keys: Any) -> None:
-    """For each instruction but the last, what it and the next one would be as one; -1 if that has too many operands.
-
-    The two codes, 14 bits each; results of the first that nothing else reads, as bits; the second's operands.
-    """
-    n, most_reads, most_writes = len(code), reads.shape[1], writes.shape[1]
-    for t in range(n):
-        for k in range(most_reads):
-            if reads[t, k] >= 0:
-                uses[reads[t, k]] = 0
-    for t in range(n):
-        for k in range(most_reads):
-            if reads[t, k] >= 0:
-                uses[reads[t, k]] += 1
-    for t in range(n - 1):
-        wiring, new, there, inner = 0, 0, 0, 0
-        taken = 0  # how often each result of the first is read by the second, 8 bits each
-        for k in range(most_reads):
-            x, place = reads[t + 1, k], 15
-            there += reads[t, k] >= 0
+def _measure(reads: Any, writes: Any, depth: Any, uses: Any, of: Any) -> None:
+    """After how many others each instruction can be computed, and how often each value is read."""
+    for t in range(len(reads)):
+        for x in reads[t]:
             if x >= 0:
-                place = 0
-                for v in range(most_writes):
-                    if writes[t, v] == x:
-                        place = 1 + most_reads + v
-                        taken += 1 << 8 * v
-                for w in range(most_reads):
-                    if place == 0 and reads[t, w] == x:
-                        place = 1 + w
-                new += place == 0
-            wiring = wiring << 4 | place
-        left = 0
-        for v in range(most_writes):
-            x = writes[t, v]
+                uses[x] += 1
+                depth[t] = max(depth[t], of[x])
+        for x in writes[t]:
             if x >= 0:
-                if not kept[x] and uses[x] == taken >> 8 * v & 255 and uses[x] > 0:
-                    inner |= 1 << v
-                else:
-                    left += 1
-            left += writes[t + 1, v] >= 0
-        if there + new > most_reads or left > most_writes:
-            keys[t] = -1
-        else:
-            keys[t] = ((code[t] << 14 | code[t + 1]) << most_writes | inner) << 4 * most_reads | wiring
+                of[x] = depth[t] + 1
 
 
 @jit
-def _merge(code: Any, reads: Any, writes: Any, keys: Any, chosen: Any, first: Any) -> Any:
-    """Make one of pairs whose key is chosen, in place; returns how many instructions there are now."""
+def _sorted(by: Any, order: Any) -> Any:
+    """`order`, sorted by an array of numbers that are not many more than there are elements; equal ones stay."""
+    starts, result = np.zeros(by.max() + 2, np.int64), np.empty_like(order)
+    for x in by:
+        starts[x + 1] += 1
+    starts = np.cumsum(starts)
+    for k in order:
+        result[starts[by[k]]] = k
+        starts[by[k]] += 1
+    return result
+
+
+@jit
+def _count(rows: Any, t: Any, x: Any) -> Any:
+    n = 0
+    for k in range(rows.shape[1]):
+        n += rows[t, k] == x
+    return n
+
+
+@jit
+def _lone_users(reads: Any, writes: Any, kept: Any, depth: Any, uses: Any, maker: Any, partner: Any) -> None:
+    """The partner of an instruction is one just before it whose results nothing else reads."""
+    for t in range(len(reads)):
+        for x in reads[t]:
+            if x >= 0 and maker[x] >= 0 and depth[maker[x]] + 1 == depth[t]:
+                lone = True
+                for y in writes[maker[x]]:
+                    if y >= 0:
+                        lone = lone and not kept[y] and uses[y] == _count(reads, t, y)
+                if lone:
+                    partner[t] = maker[x]
+        for x in writes[t]:
+            if x >= 0:
+                maker[x] = t
+
+
+@jit
+def _siblings(reads: Any, writes: Any, kept: Any, depth: Any, uses: Any, reader: Any, partner: Any) -> None:
+    """The partner of an instruction is one that can be computed at the same time and reads the same."""
+    for t in range(len(reads)):
+        for x in reads[t]:
+            if x >= 0:
+                if reader[x] >= 0 and reader[x] != t and depth[reader[x]] == depth[t]:
+                    partner[t] = reader[x]
+                reader[x] = t
+
+
+@jit
+def _find_keys(partner: Any, code: Any, reads: Any, writes: Any, kept: Any, uses: Any, keys: Any) -> None:
+    """For each instruction what its partner and it would be as one; -1 if that had too many operands.
+
+    The two codes, 14 bits each; which results of the partner nothing else reads, a bit each; how the operands that it
+    reads itself are found, four bits each.
+    """
     most_reads, most_writes = reads.shape[1], writes.shape[1]
-    n, t, to = len(code), 0, 0
-    while t < n:
-        k = np.searchsorted(chosen, keys[t]) if t + 1 < n else len(chosen)
-        if k < len(chosen) and chosen[k] == keys[t]:
-            inner = keys[t] >> 4 * most_reads & (1 << most_writes) - 1
-            code[to] = first + k
-            r = 0
-            for w in range(most_reads):
-                reads[to, w] = reads[t, w]
-                r += reads[t, w] >= 0
-            for w in range(most_reads):
-                if keys[t] >> 4 * (most_reads - 1 - w) & 15 == 0:
-                    reads[to, r] = reads[t + 1, w]
-                    r += 1
-            r = 0
-            for v in range(most_writes):
-                x = writes[t, v]
-                if x >= 0 and not inner >> v & 1:
-                    writes[to, r] = x
-                    r += 1
-            for v in range(most_writes):
-                x = writes[t + 1, v]
-                if x >= 0:
-                    writes[to, r] = x
-                    r += 1
-            for v in range(r, most_writes):
-                writes[to, v] = -1
-            t += 2
-        else:
-            code[to] = code[t]
-            reads[to] = reads[t]
-            writes[to] = writes[t]
-            t += 1
-        to += 1
-    return to
+    for t in range(len(code)):
+        u = partner[t]
+        if u < 0:
+            continue
+        wiring, there, inner, left = 0, 0, 0, 0
+        for k in range(most_reads):
+            x, place = reads[t, k], _NONE
+            there += reads[u, k] >= 0
+            if x >= 0:
+                place = _NEW
+                for v in range(most_writes):
+                    if writes[u, v] == x:
+                        place = _WRITTEN + v
+                for w in range(most_reads):
+                    if place == _NEW and reads[u, w] == x:
+                        place = _READ + w
+                there += place == _NEW
+            wiring = wiring << 4 | place
+        for v in range(most_writes):
+            x = writes[u, v]
+            if x >= 0:
+                if not kept[x] and uses[x] == _count(reads, t, x):
+                    inner |= 1 << v
+                else:
+                    left += 1
+            left += writes[t, v] >= 0
+        if there <= most_reads and left <= most_writes:
+            keys[t] = ((np.int64(code[u]) << 14 | np.int64(code[t])) << most_writes | inner) << 4 * most_reads | wiring
+
+
+@jit
+def _join(partner: Any, code: Any, reads: Any, writes: Any, keys: Any, chosen: Any, first: Any, left: Any) -> None:
+    """Join each instruction whose key is chosen with its partner, if neither is joined; the partner is not `left`."""
+    most_reads, most_writes = reads.shape[1], writes.shape[1]
+    joined = np.zeros(len(code), np.bool_)
+    for t in range(len(code)):
+        u, k = partner[t], np.searchsorted(chosen, keys[t])
+        if k == len(chosen) or chosen[k] != keys[t] or joined[t] or joined[u]:
+            continue
+        joined[t] = joined[u] = True
+        left[u] = False
+        code[t] = first + k
+        n, its_own = 0, reads[t].copy()
+        for x in reads[u]:
+            if x >= 0:
+                reads[t, n] = x
+                n += 1
+        for q in range(most_reads):
+            if keys[t] >> 4 * (most_reads - 1 - q) & 15 == _NEW:
+                reads[t, n] = its_own[q]
+                n += 1
+        n, its_own = 0, writes[t].copy()
+        for v in range(most_writes):
+            if writes[u, v] >= 0 and not keys[t] >> 4 * most_reads + v & 1:
+                writes[t, n] = writes[u, v]
+                n += 1
+        for x in its_own:
+            if x >= 0:
+                writes[t, n] = x
+                n += 1
 
 
 @jit

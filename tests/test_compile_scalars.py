@@ -1,0 +1,195 @@
+"""Long tapes of different scalar ops, compiled: the same numbers as eager code, from a bounded number of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+import autograd_geo as ag
+from autograd_geo.compiler.graph import TABLE
+from autograd_geo.compiler.scalars import MOST_DIFFERENT
+from autograd_geo.op import Op, apply, registry
+
+POINTWISE = [op for op in registry.values() if op.family == "pointwise" and op.name != "variable"]
+
+
+def within(op: Op, name: str, x: Any) -> Any:
+    """A number in the domain of an operand, made of any other."""
+    if name == "condition":
+        return x > 0
+    low, high = np.clip(op.domain.get(name, (-2.0, 2.0)), -2.0, 2.0)
+    return 0.5 * (low + high) + 0.4 * (high - low) * ag.sin(x)
+
+
+def chain(length: int, seed: int, ops: list[Op] = POINTWISE) -> Callable[[Any, Any], Any]:
+    """Ops in random order, each on what others gave; what comes of it is their sum."""
+    rng = np.random.default_rng(seed)
+    plan = [(ops[rng.integers(len(ops))], rng.integers(0, 4, 4).tolist(), rng.uniform(0.5, 1.5)) for _ in range(length)]
+
+    def run(x: Any, y: Any) -> Any:
+        values = [x, y, x + y, x - y]
+        total = 0.0
+        for op, places, number in plan:
+            args = [within(op, name, values[p]) for name, p in zip(op.inputs, places, strict=False)]
+            z = apply(op, args, dict(op.attrs))
+            values[places[-1]] = ag.tanh(z * number if z.dtype.kind == "f" else ag.where(z, x, number))
+            total = total + values[places[-1]] / length
+        return total
+
+    return run
+
+
+def steps_of(compiled: Any) -> list[Any]:
+    (recordings,) = compiled._recordings.values()
+    return list(recordings[0].program.steps)
+
+
+def tables_of(compiled: Any) -> list[Any]:
+    return [s.what.data for s in steps_of(compiled) if getattr(s.what, "kind", "") == TABLE]
+
+
+def kernels_of(compiled: Any) -> set[str]:
+    found = {s.kernel.source for s in steps_of(compiled) if s.kernel is not None}
+    return found.union(*[{k.source for k in t.kernels} for t in tables_of(compiled)])
+
+
+def flat(tree: Any) -> list[Any]:
+    return [x for t in tree for x in flat(t)] if isinstance(tree, tuple | list) else [tree.numpy()]
+
+
+def check(fn: Any, *calls: tuple[Any, ...], rtol: float = 1e-9, tables: int = 1) -> Any:
+    """Compiled as eager, for one recording and other arguments later."""
+    compiled = ag.compile(fn)
+    for args in calls:
+        for found, expected in zip(flat(compiled(*args)), flat(fn(*args)), strict=True):
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+            np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
+    assert compiled.recordings == 1
+    assert len(tables_of(compiled)) == tables
+    return compiled
+
+
+def test_chains_of_all_ops_share_kernels() -> None:
+    for length, seed in ((1000, 0), (2000, 1)):
+        fn = ag.value_and_grad(chain(length, seed), (0, 1))
+        compiled = check(fn, (0.3, -0.4), (0.31, -0.42))
+        assert len(kernels_of(compiled)) < 200
+
+
+def test_many_ops_are_few_instructions() -> None:
+    ops = [registry[name] for name in ("sin", "multiply", "tanh", "exp")]
+    compiled = check(ag.value_and_grad(chain(10_000, 2, ops), (0, 1)), (0.3, -0.4), (-0.1, 0.2))
+    assert len(kernels_of(compiled)) < 70
+
+
+def test_float32() -> None:
+    smooth = [op for op in POINTWISE if not op.surrogate]
+    fn = ag.value_and_grad(chain(300, 3, smooth), (0, 1))
+    arguments = [tuple(np.array(v, np.float32) for v in vs) for vs in ((0.3, -0.4), (0.2, -0.3))]
+    check(fn, *arguments, rtol=1e-3)
+
+
+def test_second_order() -> None:
+    ops = [registry[name] for name in ("sin", "multiply", "tanh", "exp", "divide", "log", "power")]
+    slope = ag.grad(chain(150, 4, ops))
+    check(ag.value_and_grad(lambda x, y: slope(x, y) * y, (0, 1)), (0.3, -0.4), (0.2, 0.1), rtol=1e-8)
+
+
+def test_arrays_before_between_and_after() -> None:
+    first, second = chain(300, 5), chain(300, 6)
+
+    def fn(u: Any, x: Any) -> Any:
+        a = first((u * u).sum(), u[1])
+        v = ag.stack([a, x, u[0]]) * u + ag.tanh(u * a)
+        b = second(v[2], (v * v).mean())
+        return (ag.exp(u * b) * v).sum() + a * b
+
+    compiled = check(
+        ag.value_and_grad(fn, (0, 1)), (np.array([0.1, 0.2, 0.3]), 0.5), (np.array([0.2, -0.1, 0.3]), 0.4), tables=4
+    )
+    assert len(steps_of(compiled)) < 60
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_arrays_of_one_element(shape: tuple[int, ...]) -> None:
+    run = chain(300, 7)
+    fn = ag.value_and_grad(lambda x, y: run(x, y).sum(), (0, 1))
+    check(fn, *[(np.full(shape, a), np.full(shape, b)) for a, b in ((0.3, -0.4), (0.1, 0.2))])
+
+
+def test_powers_integers_and_tensors_from_outside() -> None:
+    rng = np.random.default_rng(8)
+    exponents = [-2, -1, 2, 3, 4, 0.5, 1.0, 1.7]
+    plan = [(exponents[rng.integers(8)], int(rng.integers(1, 4)), bool(rng.integers(2))) for _ in range(400)]
+    three, n = ag.tensor(0.3), np.array(3)
+
+    def fn(x: Any) -> Any:
+        total = x
+        for exponent, whole, side in plan:
+            y = (1.0 + ag.sin(total) ** 2) ** exponent + whole
+            total = total / 3 + (y * three if side else n - y) / (n + ag.exp(y / 20)) ** whole
+        return total, ag.floor(total * 1000) > n
+
+    check(ag.value_and_grad(lambda x: fn(x)[0]), (0.3,), (0.2,), rtol=1e-8)
+    check(fn, (0.3,), (0.2,), rtol=1e-8)
+    compiled = ag.compile(fn)
+    for value in (0.5, 0.6):  # a tensor from outside is read anew
+        three.hold(np.array(value)) if hasattr(three, "hold") else None
+        np.testing.assert_allclose(flat(compiled(0.3))[0], flat(fn(0.3))[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 0.0, -0.0, 1e308, 5e-324])
+def test_special_values(value: float) -> None:
+    rng = np.random.default_rng(9)
+    names = "sin cos tanh exp log sqrt reciprocal abs sign floor expm1 log1p atan maximum minimum add multiply".split()
+    plan = [[registry[n] for n in rng.choice(names, 3)] for _ in range(200)]
+
+    def fn(x: Any) -> Any:
+        found = []
+        for ops in plan:
+            z = x
+            for op in ops:
+                z = apply(op, [z, x][: len(op.inputs)], {})
+            found.append(z)
+        return found
+
+    compiled = ag.compile(fn)
+    compiled(0.7)
+    assert len(tables_of(compiled)) == 1
+    with np.errstate(all="ignore"):
+        for found, expected in zip(flat(compiled(value)), flat(fn(value)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-11, equal_nan=True)
+            assert np.signbit(found) == np.signbit(expected) or np.isnan(expected)
+    assert compiled.recordings == 1
+
+
+def test_leaves_made_and_changed_inside() -> None:
+    run = chain(200, 10)
+
+    def fn(x: Any) -> Any:
+        w = ag.tensor(x, requires_grad=True)
+        for _ in range(3):
+            w.grad = None
+            loss = run(w, x)
+            loss.backward()
+            with ag.no_grad():
+                w -= 0.1 * w.grad
+        return w.detach(), w.grad
+
+    check(fn, (0.3,), (0.25,))
+
+
+def test_what_repeats_stays_straight_line_code() -> None:
+    def fn(r: Any) -> Any:
+        x = 0.5
+        for _ in range(MOST_DIFFERENT):
+            x = r * x * (1.0 - x)
+        return x
+
+    compiled = check(ag.value_and_grad(fn), (2.5,), (2.6,), tables=0)
+    assert len(kernels_of(compiled)) < 30
