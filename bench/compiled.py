@@ -343,8 +343,8 @@ def first_seconds(name: str, beyond_recording: bool) -> float:
 # --- a tape ---------------------------------------------------------------------------------------------------
 
 
-def scalar_tape(name: str, length: int = 1_000) -> Work:
-    """A chain of scalar ops in no order that repeats; time is per op of the chain, forward and backward."""
+def _chain(length: int) -> tuple[Any, Any, Callable[[Compiler, Any], Any]]:
+    """Scalar ops in no order that repeats: their kinds, a number for each, and the chain of them."""
     rng = np.random.default_rng(0)
     kinds, numbers = rng.integers(0, 6, length), rng.uniform(0.5, 1.5, length)
 
@@ -360,12 +360,41 @@ def scalar_tape(name: str, length: int = 1_000) -> Work:
                 x = x * (number if kind == 3 else p)
         return x
 
+    return kinds, numbers, chain
+
+
+def scalar_tape(name: str, length: int = 1_000_000) -> Work:
+    """A chain of different scalar ops; time is per op of the chain, forward and backward."""
+    kinds, numbers, chain = _chain(length)
+
     def kernel() -> Any:
         values = np.empty(length + 1)
         return lambda p: _by_hand().scalar_tape(p, kinds, numbers, values)
 
     work = _differentiated(chain, [0.7], kernel, name)
     return Work(work.run, work.check, length)
+
+
+def lowering(name: str, length: int = 1_000_000) -> Work:
+    """The same chain, recorded, and made a program of: time per op, without recording and compiling kernels."""
+    import autograd_geo as ag
+    from autograd_geo.compiler.graph import Graph
+    from autograd_geo.compiler.program import Program
+    from autograd_geo.compiler.trace import Tracer
+    from autograd_geo.tape import traced_by
+
+    compiler, tracer = COMPILERS[name](), Tracer()
+    with traced_by(tracer):
+        value, slope = ag.value_and_grad(partial(_chain(length)[2], compiler))(tracer.argument(0, 0.7))
+    outputs = [tracer.source(value), tracer.source(slope)]
+
+    def run() -> float:
+        start = time.perf_counter()
+        Program(Graph(tracer), outputs)
+        return time.perf_counter() - start
+
+    run()  # compiles kernels
+    return Work(run, items=length, own_clock=True)
 
 
 def _contestants(prepare: Callable[..., Work], *names: str) -> list[Contestant]:
@@ -408,9 +437,15 @@ ROWS = [
         _contestants(partial(first_call, kept=True), OURS), [at_most(0.5)],
     ),
     Row(
-        "tape", "1,000 different scalar ops, value and gradient, each",
-        _contestants(scalar_tape, OURS, TORCH, BY_HAND), [at_most(12e-9)],
+        "tape", "1,000,000 different scalar ops, value and gradient, each",
+        _contestants(scalar_tape, OURS, BY_HAND), [at_most(12e-9)],
     ),
+    Row(
+        "short_tape", "1,000 of them",
+        _contestants(partial(scalar_tape, length=1_000), OURS, TORCH, BY_HAND),
+    ),
+    Row("lowering", "from the recorded tape of 1,000,000 to a program, each", _contestants(lowering, OURS),
+        [at_most(5e-6)]),
 ]  # fmt: skip
 
 if __name__ == "__main__":
