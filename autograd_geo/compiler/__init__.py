@@ -1,7 +1,8 @@
 """The compiler: a recorded tape becomes a program of fused kernels.
 
 `function` is `ag.compile`; `trace` records, `graph` and `moves` say what was computed, `regions` groups it, `printer`
-and `kernels` make code of it, `program` runs it.
+and `kernels` make code of it, `program` runs it. `scalars` finds long runs of different ops on single numbers, of which
+`table` makes a table instead.
 """
 
 from .function import Compiled, compile

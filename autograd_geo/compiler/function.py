@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -160,6 +161,8 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         return tracer.argument(k, x) if isinstance(x, _NUMERIC) or type(x) is float else x
 
     guards = guards_of(fn)
+    collecting = gc.isenabled()
+    gc.disable()  # a tape only grows: to walk through it again and again takes a third of the time
     try:
         with traced_by(tracer):
             passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
@@ -186,6 +189,8 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         return finished, Recorded(program, outline, reads, changes, [*guards, *tracer.guards])
     finally:
         tracer.close()
+        if collecting:
+            gc.enable()
 
 
 __all__ = ["Compiled", "compile"]

@@ -6,8 +6,9 @@ done here for each entry of a tape is done on arrays of numbers, so that it take
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, count
 from math import prod
 from operator import attrgetter
 from typing import Any
@@ -20,7 +21,7 @@ from ..value import SCALAR
 from .graph import CONST, INPUT, MAP, MOVE, POWERS, RESULT, TABLE, Graph, Node, needed
 from .machine import jit
 from .moves import frozen_key
-from .table import READS, Instruction, encode, single
+from .table import MOST_KINDS, READS, Instruction, encode, single
 
 Array = np.ndarray[Any, Any]
 
@@ -76,23 +77,17 @@ class _Scalars:
 
     def _classify(self) -> None:
         """Give each entry the number of the instruction that computes it."""
-        specs: dict[Any, int] = {SCALAR: 0}
-        ops: dict[Any, int] = {}
-        spec = np.array(
-            [
-                0 if e.spec is SCALAR else specs.setdefault(e.spec if prod(e.spec[0]) == 1 else None, len(specs))
-                for e in self.entries
-            ]
-        )
-        op = np.array(
-            [ops.setdefault((e.op, frozen_key(e.attrs)) if e.attrs else e.op, len(ops)) for e in self.entries]
-        )
+        specs: dict[Any, int] = defaultdict(count().__next__)
+        ops: dict[Any, int] = defaultdict(count().__next__)
+        types: dict[Any, int] = defaultdict(count().__next__)
+        entries, one = self.entries, specs[SCALAR]
+        spec = [one if e.spec is SCALAR else specs[e.spec if prod(e.spec[0]) == 1 else None] for e in entries]
+        op = np.array([ops[(e.op, frozen_key(e.attrs)) if e.attrs else e.op] for e in entries])
         literal = np.flatnonzero(self.operands < 0)
         power = op[np.searchsorted(self.starts, literal, "right") - 1] == ops.get(registry["power"], -1)
-        types: dict[Any, int] = {}
-        kind = spec[self.operands]
+        kind = np.array(spec)[self.operands]
         kind[literal] = [
-            len(specs) + types.setdefault((type(x), x if p and x in POWERS else None), len(types))
+            len(specs) + types[type(x), x if p and x in POWERS else None]
             for x, p in zip(self.literals, power.tolist(), strict=True)
         ]
         arity = np.diff(self.starts)
@@ -101,7 +96,7 @@ class _Scalars:
             there = arity > q
             key *= len(specs) + len(types)
             key[there] += kind[self.starts[:-1][there] + q]
-            if key.max() > 1 << 40:
+            if key.max() > 1 << 40:  # as many different ones, in smaller numbers
                 key, _ = _labelled(key)
         which, first = _labelled(key)
         self.instructions: list[Instruction] = []
@@ -121,10 +116,10 @@ class _Scalars:
         node = self.graph.op(e.op, args, e.attrs, e.spec, None)
         if node.kind == MOVE and node.data.in_order:
             (node,) = node.args
-        if len(args) == 1 and node is args[0]:
+        if node is args[0]:
             return _SAME
         taken = [q for q, a in enumerate(node.args) if a is args[q] or (a.kind == CONST and places[q] < 0)]
-        if node.kind != MAP or len(taken) < len(node.args):
+        if node.kind != MAP or len(taken) < len(node.args) or len(self.instructions) == MOST_KINDS:
             return _OTHER
         self.instructions.append(single(node))
         self.taken.append(taken)

@@ -28,9 +28,11 @@ Array = np.ndarray[Any, Any]
 
 #: An instruction reads and writes at most so many slots.
 READS, WRITES = 6, 4
+#: There are at most so many instructions besides those that are joined.
+MOST_KINDS = 10_000
 # Which instructions are joined: at most so many kinds of pairs at a time, each so frequent at least, in a table that is
 # so long at least: a kernel takes a tenth of a second to compile.
-_KINDS, _OFTEN, _LONG = 12, 0.01, 20_000
+_KINDS, _OFTEN, _LONG = 12, 0.01, 5_000
 # How an operand of the second of two instructions is found: as an operand of both that is new, one or a result of the
 # first, or not there. Four bits each.
 _NEW, _READ, _WRITTEN, _NONE = 0, 1, 1 + READS, 15
@@ -62,18 +64,15 @@ def _copied(one: Instruction, reads: Sequence[Node]) -> Instruction:
 def _joined(first: Instruction, second: Instruction, wiring: int) -> Instruction:
     """Both instructions as one; `wiring` as `_find_keys` packs it."""
     inner, reads = wiring >> 4 * READS, list(first.reads)
+    known = [*first.reads, *[None] * (READS - len(reads)), *first.writes]  # by place, from _READ on
     places = []
     for k, stand_in in enumerate(second.reads):
         place = wiring >> 4 * (READS - 1 - k) & 15
+        node = Node(INPUT, (), stand_in.dtype) if place == _NEW else known[place - _READ]
+        assert node is not None
+        places.append(node)
         if place == _NEW:
-            reads.append(Node(INPUT, (), stand_in.dtype))
-        places.append(
-            reads[-1]
-            if place == _NEW
-            else first.writes[place - _WRITTEN]
-            if place >= _WRITTEN
-            else first.reads[place - 1]
-        )
+            reads.append(node)
     then = _copied(second, places)
     kept = [n for v, n in enumerate(first.writes) if not inner >> v & 1]
     return Instruction(reads, first.nodes + then.nodes, kept + then.writes)
@@ -147,8 +146,9 @@ def _fuse(kinds: list[Instruction], code: Array, reads: Array, kept: Array) -> t
     for find_partners in (_lone_users, _siblings, _lone_users):
         depth, uses = np.zeros(len(code), np.int32), np.zeros(len(kept), np.int32)
         _measure(reads, writes, depth, uses, np.zeros(len(kept), np.int32))
-        order = _sorted(depth, _sorted(code, np.arange(len(code))))
-        code, reads, writes, depth = code[order], reads[order], writes[order], depth[order]
+        if find_partners is _siblings:
+            order = _sorted(depth, _sorted(code, np.arange(len(code))))
+            code, reads, writes, depth = code[order], reads[order], writes[order], depth[order]
         partner, keys = np.full(len(code), -1, np.int32), np.full(len(code), -1)
         find_partners(reads, writes, kept, depth, uses, np.full(len(kept), -1, np.int32), partner)
         _find_keys(partner, code, reads, writes, kept, uses, keys)
@@ -369,4 +369,4 @@ def interpreter() -> Kernel:
     return Kernel(cast(int, function.address), "table of instructions", 0.0, function)
 
 
-__all__ = ["READS", "Instruction", "Table", "encode", "interpreter", "single"]
+__all__ = ["MOST_KINDS", "READS", "Instruction", "Table", "encode", "interpreter", "single"]

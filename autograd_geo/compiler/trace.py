@@ -358,6 +358,7 @@ class Tracer:
             if entry.state < 0:
                 entry.state = CONSTANT
             entry.inputs = ()
+        self.entries.clear()
         for entry in self.inputs:
             if entry.state < 0:
                 entry.state = CONSTANT
