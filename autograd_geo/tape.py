@@ -219,6 +219,16 @@ class traced_by:
         _mode.reset(self._tokens[1])
 
 
+class untraced:
+    """Context manager: no tracer sees what is done."""
+
+    def __enter__(self) -> None:
+        self._token = _mode.set(_mode.get() & ~TRACING)
+
+    def __exit__(self, *exc: object) -> None:
+        _mode.reset(self._token)
+
+
 class set_grad_enabled(ContextDecorator):
     """Context manager and decorator: record (`True`) or do not (`False`), in this thread or task only."""
 

@@ -8,6 +8,7 @@ their NumPy code on tensors. What cannot be said so stays an op that is called b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import cache
 from itertools import count
 from math import prod
@@ -91,7 +92,9 @@ class Graph:
 
     def _node(self, entry: Entry) -> Node:
         if entry in self.tracer.inputs:
-            node = Node(INPUT, entry.shape, entry.dtype, data=entry, entry=entry)
+            label = copy(entry)  # programs keep no leaf alive: an update may write into one that nobody else holds
+            label.value, label.root, label.grad = None, None, None  # type: ignore[assignment]
+            node = Node(INPUT, entry.shape, entry.dtype, entry=label)
             self.inputs[entry] = node
             return node
         defined = self.tracer.defined.get(entry)

@@ -120,35 +120,32 @@ def add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
 @_intrinsic
 def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [args[1].type, args[2].type])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        a, o = (builder.inttoptr(x, ir.IntType(bits).as_pointer()) for x, bits in zip(args[1:], (64, 32), strict=True))
+        kind = ir.FunctionType(ir.VoidType(), [a.type, o.type])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [a, o])
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.CPointer(types.int64), types.CPointer(types.int32)), code
+    return types.void(types.int64, types.int64, types.int64), code
 
 
-@_intrinsic
-def _pointer(typingctx: Any, array: Any, start: Any) -> Any:
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        return builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
-
-    return types.CPointer(array.dtype)(array, types.int64), code
-
-
-_PROGRAM = types.void(types.int64[::1], types.int64[::1], types.int32[::1], types.int32[::1], types.int64, types.int64)
+def compiled(signature: Any, function: Any) -> Any:
+    """A function of the library in native code, kept on disk beside its module where that can be written."""
+    try:
+        return njit(signature, cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder to keep it in
+        return njit(signature, nogil=True)(function)
 
 
-def _run(addresses: Any, kernels: Any, operands: Any, starts: Any, first: int, last: int) -> None:
-    """Call kernels `first` to `last`, each with the addresses and its operands."""
-    base = _pointer(addresses, 0)
+def _run(program: int, first: int, last: int) -> None:
+    """Call kernels `first` to `last` of a program: a table of where its addresses, kernels, operands and starts are."""
+    addresses, kernels = load_l(program, 0, 0, 1), load_l(program, 1, 0, 1)  # type: ignore[name-defined]  # noqa: F821
+    operands, starts = load_l(program, 2, 0, 1), load_l(program, 3, 0, 1)  # type: ignore[name-defined]  # noqa: F821
     for k in range(first, last):
-        _call(kernels[k], base, _pointer(operands, starts[k]))
+        start = load_i(starts, k, 0, 1)  # type: ignore[name-defined]  # noqa: F821
+        _call(load_l(kernels, k, 0, 1), addresses, operands + 4 * start)  # type: ignore[name-defined]  # noqa: F821
 
 
-try:
-    run = njit(_PROGRAM, cache=True, nogil=True)(_run)
-except RuntimeError:  # no folder to keep it in
-    run = njit(_PROGRAM, nogil=True)(_run)
+run = compiled(types.void(types.int64, types.int64, types.int64), _run)
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:

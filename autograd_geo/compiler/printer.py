@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from math import prod
 from typing import Any, NamedTuple
@@ -51,10 +51,10 @@ def c_strides(shape: Shape) -> Shape:
 
 
 class Printer:
-    """Writes one region; `stored` are the nodes that have a buffer."""
+    """Writes one region; `stored` are the nodes that have a buffer, which for those in `into` is another's."""
 
-    def __init__(self, region: Region, stored: set[Node]) -> None:
-        self.region, self.stored = region, stored
+    def __init__(self, region: Region, stored: set[Node], into: Mapping[Node, Node]) -> None:
+        self.region, self.stored, self.into = region, stored, into
         self.shape = region.shape
         self.operands: list[Any] = []
         self._number: dict[Any, int] = {}
@@ -65,7 +65,7 @@ class Printer:
         self.constants: dict[tuple[str, float], str] = {}
 
     def operand(self, x: Any, key: Any = None) -> int:
-        key = x if key is None else key
+        key = self.into.get(x, x) if key is None else key
         if key not in self._number:
             self._number[key] = len(self.operands)
             self.operands.append(x)
@@ -265,6 +265,10 @@ class Printer:
                 self.names[node] = loaded[text]
             return self.names[node]
 
+        overwritten = {self.into[n] for n in self.writes if n in self.into}
+        for operand in self.reads:
+            if storage(operand) in overwritten:
+                read(operand)  # before it is
         for number, node in enumerate(self.region.nodes):
             values = [read(a) for a in node.args]
             if node.kind == MAP:
@@ -408,9 +412,9 @@ _CODES = {"f": _FLOAT_CODES, "i": _INTEGER_CODES, "u": _INTEGER_CODES, "b": _INT
 _printed: dict[Any, tuple[str, list[Any]]] = {}
 
 
-def print_region(region: Region, stored: set[Node]) -> tuple[str, list[Any]]:
+def print_region(region: Region, stored: set[Node], into: Mapping[Node, Node]) -> tuple[str, list[Any]]:
     """The source of a region's kernel, and its operands: nodes with memory, or tables of indices."""
-    printer = Printer(region, stored)
+    printer = Printer(region, stored, into)
     key = printer.prepare()
     if key not in _printed:
         # Formulas are told apart by their identity, so they stay alive with the key.

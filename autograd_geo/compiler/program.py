@@ -1,24 +1,35 @@
-"""A program of kernels: buffers laid out in one arena, and one loop that calls kernel after kernel."""
+"""A program of kernels: buffers at addresses, and one loop that calls kernel after kernel.
+
+What is computed on the way lies in one arena, planned from when each value is last used. Inputs are read where they
+lie; what the function updates is written where it lies, at once if nothing reads the old value later, else by a
+copy at the end. Single numbers come and go through one block, packed and unpacked in one call each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..tape import Entry
-from ..value import Value, as_value
+from ..value import SCALAR, Spec
 from . import blas
-from .graph import CONST, INPUT, PRODUCT, SCATTER, Graph, Node
+from .graph import CALL, CONST, INPUT, MAP, PRODUCT, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
 from .printer import letter, print_region
-from .regions import Plan, Region, plan, storage
+from .regions import Plan, Region, plan, reads_in_order, sources, storage
+from .trace import Input
 
 _ALIGNED = 64
+#: Arrays of up to this many bytes are copied in and out of memory that stays, larger ones are used where they lie.
+SMALL = 2048
 
 
 @dataclass(slots=True)
@@ -30,23 +41,72 @@ class Step:
     kernel: Kernel | None
 
 
-class Program:
-    """What a recorded function computes, as kernels over one arena. `run` may be called from one thread at a time."""
+@dataclass(slots=True)
+class Cell:
+    """Memory outside that a call changes: number `slot` among the addresses; `old` is the input found there."""
 
-    def __init__(self, graph: Graph, outputs: Sequence[Entry]) -> None:
-        self.graph = graph
+    old: Node | None
+    new: Node
+    spec: Spec  # of what is outside: another shape of as many elements, perhaps
+    slot: int = -1
+
+
+class Program:
+    """What a recorded function computes, as kernels over one arena. It may run in one thread at a time.
+
+    `outputs` are entries; those numbered in `updates` are put where they belong outside, each with the input whose
+    place it takes, if it is read. If a run may turn out to be void (`checked`), updates wait for `commit`.
+    """
+
+    def __init__(
+        self, graph: Graph, outputs: Sequence[Entry], updates: Sequence[tuple[int, Entry | None]], checked: bool
+    ) -> None:
         nodes = graph.lower(outputs)
         self.plan: Plan = plan(nodes)
+        self.specs = [(n.shape, n.dtype) for n in nodes]
+        self.inputs: dict[Node, Input] = {node: graph.tracer.inputs[entry] for entry, node in graph.inputs.items()}
+        self.calls_back = any(isinstance(s, Node) and s.kind == CALL for s in self.plan.steps)
+        self.checked = checked or self.calls_back
+        self.cells = [Cell(graph.inputs.get(e) if e else None, self.plan.outputs[k], self.specs[k]) for k, e in updates]
+        updated = {k for k, _ in updates}
+        #: The nodes that are results, and what their memory holds.
+        self.results = dict.fromkeys(n for k, n in enumerate(self.plan.outputs) if k not in updated)
+        self._place_updates()
         self.steps = [self._step(s) for s in self.plan.steps]
-        self._shapes = [(n.shape, n.dtype) for n in nodes]
         self._lay_out()
         self._encode()
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
+    def _place_updates(self) -> None:
+        """Find which updates can be written in place; the others are copied there at the end."""
+        at = {n: k for k, s in enumerate(self.plan.steps) for n in (s.nodes if isinstance(s, Region) else [s])}
+        readers: dict[Node, list[Node]] = {}
+        for node in at:
+            for a in node.args:
+                for root in sources(a):
+                    readers.setdefault(root, []).append(node)
+        self.direct: dict[Node, Cell] = {}
+        self.into: dict[Node, Node] = {}  # what is written into the memory of an input
+        self.copied: list[Cell] = []
+        for cell in self.cells:
+            old, new = cell.old, cell.new
+            free = not self.checked and new not in self.direct and new not in self.results
+            if free and old is not None:
+                free = all(
+                    at[r] < at[new] or (at[r] == at[new] and new.kind == MAP and reads_in_order(r, old, new.shape))
+                    for r in readers.get(old, ())
+                )
+            if free:
+                self.direct[new] = cell
+                if old is not None:
+                    self.into[new] = old
+            else:
+                self.copied.append(cell)
+
     def _step(self, what: Region | Node) -> Step:
         if isinstance(what, Region):
-            source, operands = print_region(what, self.plan.stored)
+            source, operands = print_region(what, self.plan.stored, self.into)
             return Step(what, operands, kernel(source))
         places = [storage(a) for a in what.args]
         if what.kind == PRODUCT:
@@ -59,148 +119,189 @@ class Program:
     # --- memory -----------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        """Give each buffer a place: results of their own, everything between in an arena, reused when it is dead."""
-        results = dict.fromkeys(self.plan.outputs)
-        self.results = list(results)
+        """Give what lies between a place in the arena, reused when it is dead."""
+        elsewhere = {*self.results, *self.direct}
         last: dict[Any, int] = {}
         for k, step in enumerate(self.steps):
             for x in step.operands:
                 if isinstance(x, Node):
                     last[x] = k
-        self.offset: dict[Node, int] = {}
-        free: dict[int, list[int]] = {}
-        end = 0
+        kept = {cell.new for cell in self.copied}
         dying: dict[int, list[Node]] = {}
         for node, k in last.items():
-            dying.setdefault(k, []).append(node)
+            if node not in kept:
+                dying.setdefault(k, []).append(node)
+        self._offset: dict[Node, int] = {}
+        free: dict[int, list[int]] = {}
+        end = 0
         for k, step in enumerate(self.steps):
             for x in step.operands:
-                if isinstance(x, Node) and x not in self.offset and x not in results and x.kind not in (INPUT, CONST):
+                if (
+                    isinstance(x, Node)
+                    and x not in self._offset
+                    and x not in elsewhere
+                    and x.kind not in (INPUT, CONST)
+                ):
                     size = _room(x)
                     if free.get(size):
-                        self.offset[x] = free[size].pop()
+                        self._offset[x] = free[size].pop()
                     else:
-                        self.offset[x] = end
+                        self._offset[x] = end
                         end += size
             for x in dying.get(k, ()):
-                if x in self.offset:
-                    free.setdefault(-(-max(x.size * x.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED, []).append(
-                        self.offset[x]
-                    )
+                if x in self._offset:
+                    free.setdefault(_room(x), []).append(self._offset[x])
         self._memory = np.empty(end + _ALIGNED, np.uint8)
-        base = address_of(self._memory)
-        self._base = base + (-base) % _ALIGNED
+        self._base = address_of(self._memory) + -address_of(self._memory) % _ALIGNED
         self.arena_bytes = end
 
+    # --- as arrays that compiled code can run through -----------------------------------------------------------------
+
     def _encode(self) -> None:
-        """The program as arrays that compiled code can run through."""
-        number: dict[Any, int] = {}
+        self._slots: dict[Any, int] = {}
+        self._addresses: list[int] = []
         self._kept: list[Any] = []
-        addresses: list[int] = []
+        #: Arrays that stay where they are, by slot: what is small is copied in and out of them.
+        self.views: dict[int, np.ndarray[Any, Any]] = {}
+        self._number_places()
+        for cell in self.cells:
+            cell.slot = self.slot(cell.old or cell)
         kernels: list[int] = []
         operands: list[int] = []
         starts: list[int] = []
-        self._segments: list[tuple[int, int] | Step] = []
+        segments: list[Any] = []
         first = 0
+        self.ready: dict[Node, int] = {}  # how many kernels have run when a value is there
 
-        def place(x: Any) -> int:
-            key = x if isinstance(x, Node) else id(x)
-            if key not in number:
-                number[key] = len(addresses)
-                if isinstance(x, Node) and x in self.offset:
-                    addresses.append(self._base + self.offset[x])
-                elif isinstance(x, np.ndarray) or x.kind == CONST:
-                    array = np.ascontiguousarray(x if isinstance(x, np.ndarray) else x.data)
-                    self._kept += [x, array]
-                    addresses.append(address_of(array))
-                else:
-                    addresses.append(0)
-            return number[key]
+        def add(address: int, places: Sequence[Any]) -> None:
+            kernels.append(address)
+            starts.append(len(operands))
+            operands.extend(map(self.slot, places))
 
         for step in self.steps:
             if step.kernel is None:
-                self._segments += [(first, len(kernels)), step]
+                segments += [(first, len(kernels)), (step.what, [*map(self.slot, step.operands)])]
                 first = len(kernels)
-                for x in step.operands:
-                    place(x)
                 continue
-            kernels.append(step.kernel.address)
-            starts.append(len(operands))
-            operands += [place(x) for x in step.operands]
-        self._segments.append((first, len(kernels)))
-        self._numbers = number
-        self.addresses = np.array(addresses or [0], np.int64)
-        self.kernels = np.array(kernels, np.int64)
-        self.operands = np.array(operands or [0], np.int32)
-        self.starts = np.array(starts, np.int32)
-        self._inputs = [
-            (number[node], node.shape, node.dtype, self.graph.tracer.inputs[entry].get)
-            for entry, node in self.graph.inputs.items()
-            if node in number
+            add(step.kernel.address, step.operands)
+            for node in step.what.nodes if isinstance(step.what, Region) else [step.what]:
+                self.ready[node] = len(kernels)
+        self.main = len(kernels)
+        segments.append((first, self.main))
+        for cell in self.copied:
+            add(kernel(_COPY).address, [cell.new, cell.old or cell, np.array([_bytes(cell.new)])])
+        self.all = len(kernels)
+        #: How many kernels run before one changes something outside.
+        self.unchanged = min([self.ready[n] - 1 for n in self.direct], default=self.main)
+        self.addresses = np.array(self._addresses or [0], np.int64)
+        arrays: list[Any] = [
+            self.addresses,
+            np.array(kernels, np.int64),
+            np.array(operands, np.int32),
+            np.array(starts, np.int32),
         ]
-        self._outputs = [(number[n], n.shape, n.dtype) for n in self.results]
-        where = {n: k for k, n in enumerate(self.results)}
-        self._which = [where[n] for n in self.plan.outputs]
+        table = np.array([address_of(a) for a in arrays], np.int64)
+        self._kept += [*arrays, table]
+        #: Where the arrays are that `machine.run` goes through.
+        self.address = address_of(table)
+        self._segments = segments
+        if self.calls_back:
+            self.execute: Callable[[], Any] = self._execute
+        else:
+            self.execute = partial(run, self.address, 0, self.main if self.checked else self.all)
+        self.commit = partial(run, self.address, self.main, self.all)
+
+    def _number_places(self) -> None:
+        """The block of single numbers: those read, those read and changed, those changed, results."""
+        used = {x for step in self.steps for x in step.operands if isinstance(x, Node)}
+        used |= {cell.old for cell in self.cells if cell.old is not None}
+        old = {cell.old for cell in self.cells}
+        self.fed = [n for n in self.inputs if n in used and n not in old]
+        numbers = [n for n in self.fed if is_number(n)]
+        changed = sorted([c for c in self.cells if is_number(c)], key=lambda c: c.old is None)
+        #: What is packed before a run, and unpacked after it, in order.
+        self.packed: list[Node] = [*numbers, *[c.old for c in changed if c.old is not None]]
+        results = [n for n in self.results if is_number(n)]
+        self.unpacked: list[Node | Cell] = [*changed, *results]
+        keys = [*numbers, *[c.old or c for c in changed], *results]
+        block: Any = np.zeros(len(keys) + 1)
+        base = address_of(block)
+        for k, key in enumerate(keys):
+            self.slot(key, base + 8 * k)
+        self.pack = partial(struct.Struct(f"{len(self.packed)}d").pack_into, block, 0)
+        self.unpack = partial(
+            struct.Struct(f"{len(self.unpacked)}d").unpack_from, block, 8 * (len(keys) - len(self.unpacked))
+        )
+
+    def slot(self, x: Any, address: int | None = None) -> int:
+        """The number among the addresses of a buffer."""
+        if isinstance(x, Node) and x in self.direct:
+            x = self.direct[x].old or self.direct[x]
+        key = x if isinstance(x, Node) else id(x)
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = len(self._addresses)
+            self._kept.append(x)
+            self._addresses.append(self._address(x, slot) if address is None else address)
+        return slot
+
+    def _address(self, x: Any, slot: int) -> int:
+        """Where a buffer lies; 0 for those that are put there in each call."""
+        if isinstance(x, Node):
+            if x in self._offset:
+                return self._base + self._offset[x]
+            if x.kind == CONST:
+                x = x.data
+            elif _bytes(x) <= SMALL and (x in self.results or (x.kind == INPUT and not self.inputs[x].private)):
+                x = self.views[slot] = np.empty(x.shape, x.dtype)
+        if isinstance(x, np.ndarray):
+            array = np.ascontiguousarray(x)
+            self._kept.append(array)
+            return address_of(array)
+        return 0
 
     # --- running ----------------------------------------------------------------------------------------------------
 
-    def run(self, leaves: Sequence[Any]) -> list[Value] | None:
-        """The outputs for these arguments; None if an input's shape or dtype is not that of the recording."""
-        addresses = self.addresses
-        alive: list[Any] = []
-        for k, shape, dtype, get in self._inputs:
-            value = get(leaves)
-            if type(value) is not np.ndarray:
-                value = np.asarray(value, None if type(value) is float else dtype)
-            if value.shape != shape or value.dtype != dtype:
-                return None
-            if not value.flags.c_contiguous or not value.flags.aligned:
-                value = np.ascontiguousarray(value)
-            alive.append(value)
-            addresses[k] = address_of(value)
-        results = []
-        for k, shape, dtype in self._outputs:
-            result = np.empty(shape, dtype)
-            addresses[k] = address_of(result)
-            results.append(result)
-        known = {k: value for (k, *_), value in zip(self._inputs, alive, strict=True)}
-        known |= {k: value for (k, *_), value in zip(self._outputs, results, strict=True)}
+    def _execute(self) -> None:
         for segment in self._segments:
-            if isinstance(segment, tuple):
-                run(addresses, self.kernels, self.operands, self.starts, *segment)
+            if isinstance(segment[0], Node):
+                self._call(*segment)
             else:
-                self._call(segment, known)
-        found = []
-        for (shape, _), k in zip(self._shapes, self._which, strict=True):
-            found.append(as_value(results[k].reshape(shape)))
-        return found
+                run(self.address, *segment)
 
-    def _array(self, node: Node, known: dict[int, Any]) -> np.ndarray[Any, Any]:
-        """The memory of a node as an array."""
-        number = self._numbers[node]
-        if number in known:
-            return np.asarray(known[number])
-        if node.kind == CONST:
-            return np.asarray(node.data)
-        start = self.offset[node] + self._base - address_of(self._memory)
-        part = self._memory[start : start + node.size * node.dtype.itemsize]
-        return part.view(node.dtype).reshape(node.shape)
-
-    def _call(self, step: Step, known: dict[int, Any]) -> None:
+    def _call(self, node: Node, slots: Sequence[int]) -> None:
         """An op that has no kernel: called back in Python."""
-        node = step.what
-        assert isinstance(node, Node)
         op, attrs = node.data
         values = []
-        for a, place in zip(node.args, step.operands, strict=False):
-            value = self._array(place, known).reshape(a.shape)
-            values.append(np.float64(value) if not value.ndim and value.dtype == float else value)
-        self._array(node, known)[...] = op.evaluate(values, attrs)
+        for a, slot in zip(node.args, slots, strict=False):
+            value = self._array(slot, a).copy()
+            values.append(np.float64(value) if is_number(a) else value)
+        self._array(slots[-1], node)[...] = op.evaluate(values, attrs)
+
+    def _array(self, slot: int, node: Node) -> np.ndarray[Any, Any]:
+        """The memory of a buffer as an array of the node's shape."""
+        memory: Any = (ctypes.c_byte * _bytes(node)).from_address(int(self.addresses[slot]))
+        return np.ndarray(node.shape, node.dtype, memory)
+
+
+def is_number(x: Node | Cell) -> bool:
+    """Whether a value is one float64, which Python holds as a float."""
+    return (x.spec if isinstance(x, Cell) else (x.shape, x.dtype)) == SCALAR
+
+
+def _bytes(node: Node) -> int:
+    return node.size * node.dtype.itemsize
 
 
 def _room(node: Node) -> int:
     """The bytes that a node takes in the arena."""
-    return -(-max(node.size * node.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED
+    return -(-max(_bytes(node), 1) // _ALIGNED) * _ALIGNED
+
+
+_COPY = (
+    "def kernel(a, o):\n    p0 = a[o[0]]\n    p1 = a[o[1]]\n    p2 = a[o[2]]\n"
+    "    for i in range(load_l(p2, 0, 2, 3)):\n        store_b(p1, i, load_b(p0, i, 0, 3), 1, 3)\n"
+)
 
 
 def _scatter_source(node: Node) -> str:
@@ -216,4 +317,4 @@ def _scatter_source(node: Node) -> str:
     )
 
 
-__all__ = ["Program", "Step"]
+__all__ = ["SMALL", "Cell", "Program", "Step", "is_number"]

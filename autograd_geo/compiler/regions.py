@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, prod
 from typing import Any
 
 from .. import expr
@@ -45,6 +45,19 @@ def storage(node: Node) -> Node | None:
             return None
         node = node.args[0]
     return node
+
+
+def reads_in_order(user: Node, root: Node, shape: Shape) -> bool:
+    """Whether a node of a region of this shape reads `root` element by element, each at its own index only."""
+    return (
+        all(storage(a) is root and a.size == prod(shape) for a in user.args if root in sources(a))
+        and space(user) == shape
+    )
+
+
+def sources(node: Node) -> list[Node]:
+    """The nodes with memory that reading this one reads."""
+    return [r for a in node.args for r in sources(a)] if node.kind == MOVE else [node]
 
 
 def plan(outputs: Sequence[Node]) -> Plan:
