@@ -49,14 +49,14 @@ class Outline:
     inputs: list[Input]  # all that were read, also those that no result depends on
     result: Any  # what it returned, nested: outputs, places of tensors that it was given, or the objects themselves
     reads: list[tuple[Read, int]] = field(default_factory=list)
-    #: Those that the program's cells make, in order, and gradients that are forgotten.
+    #: Those of the program's updates, in order, and gradients that are forgotten.
     changes: list[Change] = field(default_factory=list)
 
 
 def write_call(program: Program, outline: Outline) -> Callable[..., Any]:
-    """The function `call(mode, args, kwargs, execute)`, which returns the result, or MISMATCH.
+    """The function `call(mode, args, kwargs, execute, ran)`, which returns the result, or MISMATCH.
 
-    `execute` runs the program; without, it runs once.
+    `execute` runs the program, and `ran` says whether it did; without, it runs once.
     """
     return _Writer(program, outline).function()
 
@@ -73,6 +73,7 @@ class _Writer:
         self.values: dict[Any, str] = {}  # what holds the value of a node or, by its slot, of a cell
         self.before: list[str] = []  # all up to the run
         self.after: list[str] = []  # what puts back
+        self._read: set[int] = set()
         self.marks: dict[str, Any] = {}  # generators, and what holds where they stood
 
     def function(self) -> Callable[..., Any]:
@@ -81,22 +82,27 @@ class _Writer:
             self.values[x if isinstance(x, Node) else x.slot] = f"x{k}"
         self._check_arguments()
         self._check_conditions()
-        drawn = self._draws()
+        drawn = [n for n in program.fed if program.inputs[n].generator is not None]
         for node in program.fed:
-            self._input(node, drawn)
-        cells = iter(program.cells)
+            if node not in drawn:
+                self._input(node, program.inputs[node].place.text(self.bind))
+        cells = iter(program.updates)
         for change in self.outline.changes:
             self._change(change, None if change.after is None else next(cells))
+        draws = self._draws()  # last: nothing may turn out not to hold after them but what is read
+        for node in drawn:
+            self._input(node, draws[id(program.inputs[node])])
         if program.packed:
             self.before.append(f"pack({', '.join(f'n{program.slot(n)}' for n in program.packed)})")
         text = self._text()
         name = f"<autograd_geo call {next(_numbers)}>"
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-        memory = Memory(program.addresses, self.specs)
-        scope = self.scope.names | {
+        scope: dict[str, Any] = {}
+        memory = Memory(program.addresses, self.specs, scope)
+        scope |= self.scope.names | {
             "MISMATCH": MISMATCH, "GONE": _GONE, "Tensor": Tensor, "ndarray": np.ndarray, "getrefcount": getrefcount,
             "wrap": wrap, "empty": np.empty, "address_of": address_of, "addresses": program.addresses,
-            "array_of": np.array, "number": number, "fill": fill, "array": memory.arrays, "tensor": memory.tensors,
+            "array_of": np.array, "number": number, "fill": fill,
             "put": memory.put, "own_value": memory.own_value, "own_gradient": memory.own_gradient,
             "own_slot": memory.own_slot, "pack": program.pack, "unpack": program.unpack, "run": program.execute,
             "commit": program.commit,
@@ -106,7 +112,7 @@ class _Writer:
 
     def _text(self) -> str:
         program = self.program
-        lines = ["def call(mode, args, kwargs, execute=run):", "    try:", *_indented(self.before, 2)]
+        lines = ["def call(mode, args, kwargs, execute=run, ran=None):", "    try:", *_indented(self.before, 2)]
         lines += ["    except GONE:", "        return MISMATCH"]
         for n in program.results:
             slot = program.slot(n)
@@ -121,7 +127,8 @@ class _Writer:
             lines += ["    execute()", *_indented([*taken, *self._checks()], 1)]
             lines += ["    try:", "        commit()", "    finally:", *_indented([*taken, *self.after] or ["pass"], 2)]
         elif self.after:  # what was written in place belongs to what is put back, come what may
-            lines += ["    try:", "        execute()", "    finally:", *_indented([*taken, *self.after], 2)]
+            lines += ["    try:", "        execute()", "    finally:", *_indented(taken, 2)]
+            lines += ["        if ran is None or ran():", *_indented(self.after, 3)]
         else:
             lines += ["    execute()", *_indented(taken, 1)]
         lines.append(f"    return {self._tree(self.outline.result)}")
@@ -146,7 +153,8 @@ class _Writer:
         for key, x in kwargs.items():
             self._branch(f"kwargs[{key!r}]", x)
         # One tensor given twice is one to the function, which may write into it.
-        if len(self._tensors) > 1 and any(isinstance(c.of, Held) for c in self.outline.changes):
+        changed = [c.of.place.template for c in self.outline.changes if isinstance(c.of, Held)]
+        if len(self._tensors) > 1 and any(name in changed for name in self._tensors.values()):
             ids = ", ".join(f"id({name})" for name in self._tensors.values())
             self._mismatch_unless(f"len({{{ids}}}) == {len(self._tensors)}")
 
@@ -221,13 +229,12 @@ class _Writer:
                 self.before.append(f"drawn{k} = {given.place.text(self.bind)}")
         return drawn
 
-    def _input(self, node: Node, drawn: dict[int, str]) -> None:
+    def _input(self, node: Node, text: str) -> None:
         given, slot = self.program.inputs[node], self.program.slot(node)
-        text = drawn.get(id(given)) or given.place.text(self.bind)
         if is_number(node):
             self._number(slot, text)
         elif given.private:
-            self.before += [f"a{slot} = {text}", f"if a{slot} is not array[{slot}]():"]
+            self.before += [f"a{slot} = {text}", f"if a{slot} is not array{slot}():"]
             self._replaced(f"a{slot}", f"put({slot}, a{slot})")
         elif slot in self.program.views:
             self.before.append(f"a{slot} = {text}")
@@ -238,6 +245,9 @@ class _Writer:
             self.before += [f"a{slot} = put({slot}, {text}, False)", f"if a{slot} is None:", "    return MISMATCH"]
 
     def _number(self, slot: int, text: str) -> None:
+        if slot in self._read:  # numbers that are equal, by a condition
+            return
+        self._read.add(slot)
         self.before += [f"n{slot} = {text}", f"if type(n{slot}) is not float:"]
         self._replaced(f"n{slot}", f"number(n{slot})")
 
@@ -262,11 +272,11 @@ class _Writer:
         k, state, name = cell.slot, self.bind(of.state), self.bind(of.name)
         if is_number(cell):
             if cell.old is not None:
-                self.before.append(f"n{k} = {state}[{name}]")
+                self._number(k, f"{state}[{name}]")
             self.after.append(f"{state}[{name}] = {'round' if of.whole else 'array_of'}({self.values[k]})")
         else:
             self.before += [f"a{k} = {state}[{name}]"]
-            self.before += [f"if a{k} is not array[{k}]() or getrefcount(a{k}) > {UNSHARED + 1}:"]
+            self.before += [f"if a{k} is not array{k}() or getrefcount(a{k}) > {UNSHARED + 1}:"]
             self._replaced(f"a{k}", f"own_slot({k}, {state}, {name})")
 
     def _value_change(self, of: Held, cell: Cell) -> None:
@@ -279,7 +289,7 @@ class _Writer:
             self.before += [f"a{k} = {t}._value", f"e{k} = {t}._entry"]
             holders = f"{UNSHARED + 1} + (e{k} is not None)"  # the tensor, its leaf
             self.before += [
-                f"if a{k} is not array[{k}]() or getrefcount(a{k}) > {holders} or getrefcount(e{k}) > {UNSHARED + 1}:"
+                f"if a{k} is not array{k}() or getrefcount(a{k}) > {holders} or getrefcount(e{k}) > {UNSHARED + 1}:"
             ]
             self._replaced(f"a{k}", f"own_value({k}, {t})")
 
@@ -296,8 +306,8 @@ class _Writer:
             self.after.append(f"q{k}.grad = wrap({self.values[k]})")
         else:
             alone = f"getrefcount(g{k}) > {UNSHARED + 1} or g{k}._entry is not None"
-            array = f"(a{k} := g{k}._value) is not array[{k}]() or getrefcount(a{k}) > {UNSHARED + 1}"
-            self.before += [f"g{k} = q{k}.grad", f"if g{k} is None or g{k} is not tensor[{k}]() or {alone} or {array}:"]
+            array = f"(a{k} := g{k}._value) is not array{k}() or getrefcount(a{k}) > {UNSHARED + 1}"
+            self.before += [f"g{k} = q{k}.grad", f"if g{k} is not tensor{k}() or {alone} or {array}:"]
             self._replaced(f"g{k}", f"own_gradient({k}, q{k}, {cell.old is not None})")
             self.after.append(f"q{k}.grad = g{k}")
 

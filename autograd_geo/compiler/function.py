@@ -17,6 +17,7 @@ from ..tensor import Tensor, wrap
 from ..tree import leaves, map_leaves
 from ..value import from_user
 from .call import MISMATCH, Outline, Output, write_call
+from .errors import CompileError
 from .graph import Graph
 from .outside import guards_of
 from .places import argument
@@ -61,6 +62,11 @@ class Compiled(Generic[P, R]):
                         self._recordings.insert(0, recorded)
                     return result  # type: ignore[no-any-return]
             return self._first_call(args, kwargs)
+
+    @property
+    def recorded(self) -> tuple[Recorded, ...]:
+        """The recordings, that of the last call first."""
+        return tuple(self._recordings)
 
     @property
     def recordings(self) -> int:
@@ -147,7 +153,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             result = fn(*passed_args, **passed_kwargs)
         for t in leaves(result):
             if isinstance(t, Tensor) and t.requires_grad and not tracer.place_of(t) and _reaches_leaf(t):
-                raise TypeError(
+                raise CompileError(
                     f"compile: the result of {fn.__qualname__} requires a gradient, but what a compiled function "
                     "returns is not on a tape. Differentiate inside it (ag.compile(ag.value_and_grad(loss)), or a step "
                     "that calls backward()), or call it under ag.no_grad()"

@@ -22,18 +22,22 @@ from .machine import address_of
 Array = np.ndarray[Any, Any]
 
 
-def _nothing() -> None:
-    return None
+def _nothing() -> Any:
+    """Stands for a weak reference to nothing that there is."""
+    return _nothing
 
 
 class Memory:
-    """The arrays at a program's addresses, by slot; `specs` are their shapes and dtypes."""
+    """The arrays at a program's addresses, by slot; `specs` are their shapes and dtypes.
 
-    def __init__(self, addresses: Array, specs: Mapping[int, Spec]) -> None:
-        self._addresses, self._specs = addresses, specs
-        #: Weak references to the arrays, and to the tensors that hold gradients, of the last call.
-        self.arrays: list[Any] = [_nothing] * len(addresses)
-        self.tensors: list[Any] = [_nothing] * len(addresses)
+    `names` gets weak references to those of the last call, `array5` for slot 5, and `tensor5` for the tensor that
+    holds it, where that is a gradient.
+    """
+
+    def __init__(self, addresses: Array, specs: Mapping[int, Spec], names: dict[str, Any]) -> None:
+        self._addresses, self._specs, self._names = addresses, specs, names
+        for slot in specs:
+            names[f"array{slot}"] = names[f"tensor{slot}"] = _nothing
 
     def put(self, slot: int, x: Any, private: bool = True) -> Array | None:
         """Let the program use an array; the one to keep alive while it runs, None if it has another shape or dtype.
@@ -48,7 +52,7 @@ class Memory:
         if not usable:
             array = np.array(array, dtype, order="C")
         self._addresses[slot] = address_of(array)
-        self.arrays[slot] = ref(array) if private and usable else _nothing
+        self._names[f"array{slot}"] = ref(array) if private and usable else _nothing
         return array
 
     def own_value(self, slot: int, t: Tensor) -> Array | None:
@@ -85,7 +89,7 @@ class Memory:
             value[...] = given
         gradient = wrap(value)
         self.put(slot, value)
-        self.tensors[slot] = ref(gradient)
+        self._names[f"tensor{slot}"] = ref(gradient)
         return gradient
 
 
@@ -95,6 +99,8 @@ def _is_plain(x: Array) -> bool:
 
 def number(x: Any) -> float | None:
     """The one float64 that a tensor or an optimiser holds; None if it is something else."""
+    if isinstance(x, int | np.generic):
+        return float(x)
     x = np.asarray(x)
     return float(x) if (x.shape, x.dtype) == SCALAR else None
 

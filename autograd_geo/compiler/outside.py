@@ -6,6 +6,7 @@ Python reads them while a function is recorded, so a recording holds only as lon
 from __future__ import annotations
 
 import dis
+import sys
 from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor
+from .errors import CompileError
 from .places import Place
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
@@ -24,8 +26,8 @@ _ABSENT = object()
 def guards_of(x: Any, place: Place | None = None) -> list[Place]:
     """Conditions under which a recording that uses `x` holds: what it reads is equal, or the object that it was.
 
-    `place` is where `x` itself is found. Raises TypeError where a function assigns to a global or to a variable of an
-    enclosing function: only the recording would do that.
+    `place` is where `x` itself is found. Raises CompileError where a function assigns to a global or to a variable of
+    an enclosing function: only the recording would do that.
     """
     found: list[Place] = []
     if place is None:
@@ -40,24 +42,46 @@ def _visit_function(fn: Any, found: list[Place], seen: set[int]) -> None:
         _visit(Place("{0}.__self__", fn), fn.__self__, found, seen)
         fn = fn.__func__
     fn = getattr(fn, "__wrapped__", fn)
-    if not isinstance(fn, FunctionType) or id(fn) in seen or _is_library(fn):
+    if not isinstance(fn, FunctionType) or id(fn) in seen:
         return
     seen.add(id(fn))
-    for code in _codes(fn.__code__):
-        _refuse_assignments(code, fn)
     for cell in fn.__closure__ or ():
         try:
             value = cell.cell_contents
         except ValueError:
             continue  # assigned later
         _visit(Place("{0}.cell_contents", cell), value, found, seen)
+    if _is_library(fn.__module__):
+        return
+    for code in _codes(fn.__code__):
+        _refuse_assignments(code, fn)
     names = {name for code in _codes(fn.__code__) for name in code.co_names}
+    scopes = [fn.__globals__]
     for name in sorted(names & fn.__globals__.keys()):
-        _visit(Place("{0}.get({1}, {2})", fn.__globals__, name, _ABSENT), fn.__globals__[name], found, seen)
+        value = fn.__globals__[name]
+        if not isinstance(value, ModuleType):
+            _visit(Place("{0}.get({1}, {2})", fn.__globals__, name, _ABSENT), value, found, seen)
+        elif not _is_library(value.__name__):
+            scopes.append(vars(value))
+    for scope in scopes[1:]:
+        for name in sorted(names & scope.keys()):
+            _visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), scope[name], found, seen)
 
 
-def _is_library(fn: FunctionType) -> bool:
-    return fn.__module__ is not None and fn.__module__.split(".")[0] in ("autograd_geo", "numpy", "scipy", "math")
+def _visit_class(cls: type, found: list[Place], seen: set[int]) -> None:
+    """Guard what the methods of a class read."""
+    for base in cls.__mro__:
+        if not _is_library(base.__module__):
+            for value in list(vars(base).values()):
+                functions = [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
+                for fn in (value, *functions):
+                    _visit_function(fn, found, seen)
+
+
+def _is_library(module: str | None) -> bool:
+    """Whether a module is one whose functions do not change what they read."""
+    top = (module or "").split(".")[0]
+    return top in ("autograd_geo", "numpy", "scipy") or top in sys.stdlib_module_names
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -71,7 +95,7 @@ def _refuse_assignments(code: CodeType, fn: FunctionType) -> None:
     outer = set(fn.__code__.co_freevars)
     for step in dis.get_instructions(code):
         if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in outer):
-            raise TypeError(
+            raise CompileError(
                 f"compile: {fn.__qualname__} assigns to {step.argval!r}, a variable from outside; only its recording "
                 "would do that. Return the new value, or keep it in a tensor"
             )
@@ -79,7 +103,10 @@ def _refuse_assignments(code: CodeType, fn: FunctionType) -> None:
 
 def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None:
     """Guard a value and what it is made of."""
-    if isinstance(value, ModuleType | type):
+    if isinstance(value, ModuleType):
+        return
+    if isinstance(value, type):
+        _visit_class(value, found, seen)
         return
     if isinstance(value, _SIMPLE):
         found.append(is_same(place, value))
@@ -97,6 +124,7 @@ def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None
     elif isinstance(value, list | tuple | dict):
         _visit_items(value, found, seen)
     elif hasattr(value, "__dict__") and not _guards_itself(value):
+        _visit_class(type(value), found, seen)
         for name, v in list(vars(value).items()):
             _visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v, found, seen)
 

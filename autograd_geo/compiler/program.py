@@ -67,7 +67,14 @@ class Program:
         self.inputs: dict[Node, Input] = {node: graph.tracer.inputs[entry] for entry, node in graph.inputs.items()}
         self.calls_back = any(isinstance(s, Node) and s.kind == CALL for s in self.plan.steps)
         self.checked = checked or self.calls_back
-        self.cells = [Cell(graph.inputs.get(e) if e else None, self.plan.outputs[k], self.specs[k]) for k, e in updates]
+        found: dict[Any, Cell] = {}
+        #: The cell of each update; those that change equal numbers in the same way share one.
+        self.updates: list[Cell] = []
+        for k, entry in updates:
+            old, new = graph.inputs.get(entry) if entry else None, self.plan.outputs[k]
+            key = (old, new) if old else k
+            self.updates.append(found.setdefault(key, Cell(old, new, self.specs[k])))
+        self.cells = list(found.values())
         updated = {k for k, _ in updates}
         #: The nodes that are results, and what their memory holds.
         self.results = dict.fromkeys(n for k, n in enumerate(self.plan.outputs) if k not in updated)
@@ -86,12 +93,15 @@ class Program:
             for a in node.args:
                 for root in sources(a):
                     readers.setdefault(root, []).append(node)
+        # A number that came before all changes, such as a loss, still does, so that one can look at it first.
+        first_change = min([cell.new.rank for cell in self.cells], default=0)
+        looked_at = max([at[n] for n in self.results if n.size == 1 and n.rank < first_change], default=-1)
         self.direct: dict[Node, Cell] = {}
         self.into: dict[Node, Node] = {}  # what is written into the memory of an input
         self.copied: list[Cell] = []
         for cell in self.cells:
             old, new = cell.old, cell.new
-            free = not self.checked and new not in self.direct and new not in self.results
+            free = not self.checked and new not in self.direct and at[new] > looked_at
             if free and old is not None:
                 free = all(
                     at[r] < at[new] or (at[r] == at[new] and new.kind == MAP and reads_in_order(r, old, new.shape))

@@ -34,6 +34,7 @@ from ..tape import (
 )  # fmt: skip
 from ..tensor import Tensor, wrap
 from ..value import NUMBERS, SCALAR, Value, as_value, from_user
+from .errors import CompileError
 from .outside import array_is_unchanged, is_same
 from .places import Place, argument
 
@@ -207,7 +208,7 @@ class Tracer:
         """Note a tensor from outside, whose value is read anew in each call."""
         entry = x._entry
         if entry is not None and entry.op is not None:
-            raise TypeError(
+            raise CompileError(
                 f"compile: the function uses {describe(entry)}, which was recorded outside it; its gradient would "
                 "be lost. Pass it as an argument after .detach(), or compute it inside the function"
             )
@@ -251,7 +252,7 @@ class Tracer:
     def number(self, place: Place, value: float) -> Tensor:
         """A Python number that is read anew in each call."""
         entry = leaf(float(value), WEAK)
-        self.inputs[entry] = Input(entry, Place("float({0})", place))
+        self.inputs[entry] = Input(entry, place)
         return wrap(entry.value, entry)
 
     def settings(self, of: Any) -> SimpleNamespace:
@@ -269,7 +270,7 @@ class Tracer:
         return SimpleNamespace(**found)
 
     def _setting(self, place: Place, value: float) -> Tensor:
-        self.guards.append(Place("bool({0}) is {1}", place, bool(value)))  # code may ask whether it is zero
+        self.guards.append(Place("{0}" if value else "not {0}", place))  # code may ask whether it is zero
         return self.number(place, value)
 
     def slot(self, state: dict[str, Any], name: str) -> Tensor:
@@ -277,7 +278,11 @@ class Tracer:
         key = id(state), name
         if key not in self._slots:
             value, place = state[name], Place("{0}[{1}]", state, name)
-            if isinstance(value, int):
+            same = [s for s in self._slots.values() if isinstance(value, int) and s.whole and s.state[s.name] == value]
+            if same:  # counts of steps, which stay equal
+                self.guards.append(Place("{0} == {1}[{2}]", place, same[0].state, same[0].name))
+                found = same[0].found
+            elif isinstance(value, int):
                 found = self.number(place, value)
             else:
                 entry = leaf(from_user(value), TRACED)
@@ -339,7 +344,7 @@ class Tracer:
         """`x`, an unrecorded tensor or leaf, takes the value of `result` but stays the leaf that it is."""
         old = self.source(x)
         if old in self.inputs and id(x) not in self._held and old.state != WEAK:  # nobody else has a Python number
-            raise TypeError(
+            raise CompileError(
                 "compile: the function writes into an array that it was given; pass a tensor, or copy it first"
             )
         if x.requires_grad:
