@@ -30,7 +30,7 @@ from .trace import Change, Held, Input, Read, Slot
 #: What a call returns if its recording does not hold.
 MISMATCH = object()
 #: What looking into a place raises if it is no longer there.
-_GONE = AttributeError, IndexError, KeyError, ValueError
+GONE = AttributeError, IndexError, KeyError, ValueError
 _numbers = count()
 
 
@@ -94,7 +94,7 @@ class _Writer:
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         memory = Memory(program.addresses, self.specs)
         scope = self.scope.names | {
-            "MISMATCH": MISMATCH, "GONE": _GONE, "Tensor": Tensor, "ndarray": np.ndarray, "getrefcount": getrefcount,
+            "MISMATCH": MISMATCH, "GONE": GONE, "Tensor": Tensor, "ndarray": np.ndarray, "getrefcount": getrefcount,
             "wrap": wrap, "empty": np.empty, "address_of": address_of, "addresses": program.addresses,
             "array_of": np.array, "number": number, "fill": fill, "array": memory.arrays, "tensor": memory.tensors,
             "put": memory.put, "own_value": memory.own_value, "own_gradient": memory.own_gradient,
