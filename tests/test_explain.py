@@ -274,7 +274,8 @@ def test_what_is_not_compiled_says_so() -> None:
 # --- what it must not do --------------------------------------------------------------------------------------------
 
 
-def test_measuring_changes_nothing() -> None:
+@pytest.mark.parametrize("target", [ag.tanh, called_sine])  # updates in place, and those that wait for the end
+def test_measuring_changes_nothing(target: Any) -> None:
     def trained(looked_at: bool) -> list[np.ndarray[Any, Any]]:
         ag.seed(3)
         net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -288,7 +289,7 @@ def test_measuring_changes_nothing() -> None:
         @ag.compile
         def step(x: Any, y: Any) -> Any:
             optimizer.zero_grad()
-            loss = nn.mse_loss(net(x), called_sine(y))
+            loss = nn.mse_loss(net(x), target(y)) + ag.random.uniform(())
             loss.backward()
             optimizer.step()
             return loss
@@ -307,6 +308,39 @@ def test_measuring_changes_nothing() -> None:
 
     for a, b in zip(trained(True), trained(False), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_updates_are_in_place_or_copied_at_the_end() -> None:
+    w = nn.Parameter(np.ones(1000))
+    optimizer = optim.SGD([w], 0.1)
+
+    def step(x: Any, kept: Any) -> None:
+        optimizer.zero_grad()
+        (w * kept(x)).sum().backward()
+        optimizer.step()
+
+    for kept, copied in ((ag.tanh, 0), (called_sine, 2 * 8000)):  # the parameter and its gradient
+        fast = ag.compile(lambda x, kept=kept: step(x, kept))
+        fast(np.ones(1000))
+        explanation = fast.explain(measure=False)
+        assert explanation.recordings[0].copied_bytes == copied
+        assert ("copied into place at the end" in str(explanation)) == bool(copied)
+        access = {o.access for k in explanation.kernels for o in k.operands if "input 'w'" in o.value}
+        assert ("read and written" in access) == (not copied)
+
+
+def test_an_input_that_is_gone_is_stood_in_for() -> None:
+    w = nn.Parameter([1.0, 2.0, 3.0])
+
+    @ag.compile
+    def fn(x: Any) -> None:
+        (w * x).sum().backward()
+
+    fn(np.ones(3))
+    fn(np.ones(3))  # adds to the gradient that is there
+    w.grad = None
+    assert all(r.seconds > 0 for r in fn.explain().recordings)
+    assert w.grad is None
 
 
 def test_names_and_lines_of_a_user_control_nothing(tmp_path: Path) -> None:
@@ -340,7 +374,8 @@ def test_source_is_the_kernels_below_what_they_are_for(fast_wave: Any) -> None:
     explanation = fast_wave.explain(measure=False)
     text = fast_wave.source()
     compile(text, "kernels", "exec")
-    for kernel in explanation.kernels:
+    assert all(kernel.source in text for kernel in explanation.kernels)
+    for kernel in (explanation.kernels[0], explanation.kernels[-1]):
         alone = fast_wave.source(kernel.number)
         assert alone in text and kernel.source in alone
         calls = sum(step.kernel is kernel for step in explanation.recordings[0].steps)

@@ -49,13 +49,13 @@ class Reason(Enum):
     PRODUCT = "a product by BLAS is a step of its own"
     SCATTER = "a sum over where elements went is a step of its own"
     CALL = "an op called back in Python is a step of its own"
-    REDUCE = "a reduction has to be finished before it is read"
-    MOVE = "it is read at other indices than it is computed at"
+    REDUCE = "a reduction is finished before it is read"
+    MOVE = "it is read at other indices"
     SHAPE = "it is read in a loop over another shape"
-    WAITS = "what reads it also needs something that is there only later"
+    WAITS = "its reader also needs what is there only later"
     FULL = f"a region has at most {MOST_NODES} nodes"
-    LATER = "what reads it is computed with a later region, which needs it"
-    RESULT = "it is a result: returned, left behind, or read by Python"
+    LATER = "its reader is computed later, with what needs that"
+    RESULT = "it is returned, left behind, or read by Python"
 
 
 _APART = {

@@ -117,7 +117,7 @@ def _boundaries(recording: RecordingInfo) -> Table:
     table = Table("through memory, and why", heads=("from", "to", "values", "bytes", "why"), text=True)
     for (source, reader, reason), group in groups[:_ROWS]:
         waits = f" ({group[0].waits_for})" if group[0].waits_for is not None else ""
-        why = f"{reason}{waits}: {group[0].value}" + (", ..." if len(group) > 1 else "")
+        why = f"{group[0].value}{' ...' if len(group) > 1 else ''}: {reason}{waits}"
         table.rows.append(((source, reader, f"{len(group):,}", _size(sum(b.bytes for b in group)), why), ()))
     if len(groups) > _ROWS:
         rest = [b for _, group in groups[_ROWS:] for b in group]
