@@ -23,9 +23,10 @@ from ..tensor import Tensor
 from . import report
 from .graph import CALL, INPUT, MAP, MOVE, PRODUCT, SCATTER, Node, is_ours, unknown_types
 from .moves import Move, Shape
+from .profile import Times
 from .profile import measure as measured
 from .program import Program, Step
-from .regions import Reason, Region, crossings, sources, storage
+from .regions import Crossing, Plan, Reason, Region, crossings, sources, storage
 
 if TYPE_CHECKING:
     from .function import Compiled, Recorded
@@ -138,9 +139,8 @@ class Explanation:
     """What became of a function. Prints as tables, and shows itself in a notebook."""
 
     function: str
-    recorded: int  # how often, recordings that failed included
-    status: str  # what its next call does
-    recordings: tuple[RecordingInfo, ...]
+    status: str  # how often it was recorded, and what its next call does
+    recordings: tuple[RecordingInfo, ...]  # oldest first
     kernels: tuple[KernelInfo, ...]  # by number; the same source is one kernel in all recordings
 
     def __str__(self) -> str:
@@ -155,7 +155,7 @@ def explain(compiled: Compiled[..., Any], measure: bool = True) -> Explanation:
     kernels: dict[str, KernelInfo] = {}
     found = tuple(_recording_info(compiled, r, kernels, measure) for r in recorded(compiled))
     name = printable(getattr(compiled, "__qualname__", type(compiled).__name__))
-    return Explanation(name, compiled.recordings, _status(compiled, name, len(found)), found, tuple(kernels.values()))
+    return Explanation(name, _status(name, len(found)), found, tuple(kernels.values()))
 
 
 def recorded(compiled: Compiled[..., Any]) -> list[Recorded]:
@@ -186,19 +186,18 @@ def explained(compiled: Compiled[..., Any]) -> Explanation:
     return explanation
 
 
-def _status(compiled: Compiled[..., Any], name: str, kept: int) -> str:
+def _status(name: str, recorded: int) -> str:
     from .function import MOST_RECORDINGS
 
-    if compiled.recordings >= MOST_RECORDINGS:
-        return (
-            f"{name} was recorded {compiled.recordings} times, for ever new shapes or values that Python reads: it is "
-            "not recorded again, and where no recording holds it runs uncompiled"
-        )
-    if not compiled.recordings:
-        return f"{name} is not compiled yet: it is recorded when it is first called"
-    if not kept:
-        return f"{name} is not compiled: each attempt to record it raised an error"
-    return f"{name} is compiled; it is recorded again for arguments of other shapes, dtypes or settings"
+    if not recorded:
+        return f"{name} is not compiled yet: it is recorded in the first call that succeeds"
+    if recorded < MOST_RECORDINGS:
+        times = "once" if recorded == 1 else f"{recorded} times"
+        return f"{name} was recorded {times}; it is again for arguments of other shapes, dtypes or settings"
+    return (
+        f"{name} was recorded {recorded} times, for ever new shapes or values that Python reads: where none of these "
+        "recordings holds, it runs uncompiled"
+    )
 
 
 # --- one recording ------------------------------------------------------------------------------------------------
@@ -208,46 +207,49 @@ def _recording_info(
     compiled: Compiled[..., Any], recorded: Recorded, kernels: dict[str, KernelInfo], measure: bool
 ) -> RecordingInfo:
     program, outline = recorded.program, recorded.outline
-    plan = program.plan
     operations = Operations(program)
-    boundaries = tuple(
-        Boundary(
-            operations(c.value), c.value.shape, _bytes(c.value), plan.positions[c.value],
-            None if c.reader is None else plan.positions[c.reader], c.reason,
-            None if c.waits_for is None else operations(c.waits_for),
-        )
-        for c in crossings(plan)
+    boundaries = tuple(_boundary(crossing, program.plan, operations) for crossing in crossings(program.plan))
+    times = measured(program, outline) if measure else None
+    return RecordingInfo(
+        arguments=arguments_text(compiled, outline.args, outline.kwargs)
+        + ("" if outline.mode & GRADIENTS else ", under no_grad"),
+        holds=tuple(_condition(read) for read, _ in outline.reads),
+        steps=tuple(_step_infos(program, operations, kernels, boundaries, times)),
+        boundaries=boundaries,
+        seconds=None if times is None else times.whole,
+        arena_bytes=program.arena_bytes,
+        copied_bytes=sum(_bytes(cell.new) for cell in program.copied),
+    )
+
+
+def _boundary(crossing: Crossing, plan: Plan, operations: Operations) -> Boundary:
+    value, reader, reason, waits_for = crossing
+    return Boundary(
+        operations(value), value.shape, _bytes(value), plan.positions[value],
+        None if reader is None else plan.positions[reader], reason,
+        None if waits_for is None else operations(waits_for),
     )  # fmt: skip
+
+
+def _step_infos(
+    program: Program, operations: Operations, kernels: dict[str, KernelInfo], boundaries: Sequence[Boundary],
+    times: Times | None,
+) -> Iterator[StepInfo]:  # fmt: skip
     ends: dict[int, dict[Reason, None]] = {}
     for b in boundaries:
         ends.setdefault(b.step, {})[b.reason] = None
     calls = Counter(_same(step) for step in program.steps)
-    times = measured(program, outline) if measure else None
-    traffic = Traffic(plan.stored)
-    steps = []
+    traffic = Traffic(program.plan.stored)
     for number, step in enumerate(program.steps):
         what, kernel = step.what, step.kernel
-        info = None
-        if kernel is not None:
-            info = kernels.get(kernel.source)
-            if info is None:
-                operands = tuple(_operand(x, step, program, operations) for x in step.operands)
-                info = KernelInfo(len(kernels), kernel.source, kernel.seconds, operands)
-                kernels[kernel.source] = info
-        steps.append(
-            StepInfo(
-                number, _kind(what), operations.of(what), what.shape, info, calls[_same(step)], *traffic(step),
-                None if times is None else times.steps[number], tuple(ends.get(number, ())),
-                _why_called_back(what) if isinstance(what, Node) and what.kind == CALL else "",
-            )
+        if kernel is not None and kernel.source not in kernels:
+            operands = tuple(_operand(x, step, program, operations) for x in step.operands)
+            kernels[kernel.source] = KernelInfo(len(kernels), kernel.source, kernel.seconds, operands)
+        yield StepInfo(
+            number, _kind(what), operations.of(what), what.shape, kernels[kernel.source] if kernel else None,
+            calls[_same(step)], *traffic(step), None if times is None else times.steps[number],
+            tuple(ends.get(number, ())), "" if kernel else _why_called_back(what),
         )  # fmt: skip
-    seconds = None if times is None else times.whole
-    holds = tuple(_condition(read) for read, _ in outline.reads)
-    arguments = arguments_text(compiled, outline.args, outline.kwargs)
-    if not outline.mode & GRADIENTS:
-        arguments += ", under no_grad"
-    copied = sum(_bytes(cell.new) for cell in program.copied)
-    return RecordingInfo(arguments, holds, tuple(steps), boundaries, seconds, program.arena_bytes, copied)
 
 
 def _same(step: Step) -> Any:
@@ -276,7 +278,7 @@ def _operand(x: Any, step: Step, program: Program, operations: Operations) -> Op
     return Operand(str(operations(x)), x.shape, str(x.dtype), access)
 
 
-def _why_called_back(node: Node) -> str:
+def _why_called_back(node: Any) -> str:
     unknown = sorted(str(d) for d in unknown_types(node.args, node.dtype))
     if unknown:
         return f"kernels do not compute in {' and '.join(unknown)}; use float64 or float32"

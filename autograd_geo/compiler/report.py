@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .explain import Boundary, Explanation, KernelInfo, RecordingInfo, StepInfo
 
-#: Rows of a table, lines below a row, columns of text: what is more is counted only.
+#: Rows of a table; lines below a row, and recordings with tables; columns of text. What is more is counted only.
 _ROWS, _LINES, _WIDTH = 8, 4, 118
 
 
@@ -54,6 +54,8 @@ def _tables(explanation: Explanation) -> Iterator[Table]:
     arguments = Counter(r.arguments for r in explanation.recordings)
     for number, recording in enumerate(explanation.recordings):
         yield _heading(number, recording, len(explanation.recordings), arguments[recording.arguments] > 1)
+        if number < len(explanation.recordings) - _LINES:
+            continue
         if recording.called_back:
             yield _called_back(recording)
         yield from (t for t in (_kernels(recording), _boundaries(recording)) if t.rows)
