@@ -47,8 +47,8 @@ def measure(program: Program, outline: Outline) -> Times:
             count = max(1, round(enough / max(once - dispatch, 1e-8))) if step.kernel is not None else 1
             once = min(once, dispatch + max(0.0, _best(memory.runner([step] * count)) - dispatch) / count)
         steps.append(max(0.0, once - dispatch))
-    whole = memory.runner(program.steps)
-    return Times(steps, _best(whole) if sum(steps) < _LONG else _seconds(whole))
+    rounds = min(10 * _ROUNDS, 1 + round(_BUDGET / max(sum(steps), 1e-6)))
+    return Times(steps, _best(memory.runner(program.steps), rounds))
 
 
 def _seconds(runner: Callable[[], None]) -> float:
@@ -57,8 +57,8 @@ def _seconds(runner: Callable[[], None]) -> float:
     return perf_counter() - start
 
 
-def _best(runner: Callable[[], None]) -> float:
-    return min(_seconds(runner) for _ in range(_ROUNDS))
+def _best(runner: Callable[[], None], rounds: int = _ROUNDS) -> float:
+    return min(_seconds(runner) for _ in range(rounds))
 
 
 class _Memory:
