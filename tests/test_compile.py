@@ -132,6 +132,19 @@ def test_a_gradient_that_is_forgotten_is_forgotten_in_each_call() -> None:
         assert (v.grad is None) == (sign < 0)
 
 
+def test_an_op_of_the_user_is_called_back_as_it_may_do_something_else_each_time() -> None:
+    factor = [2.0]
+
+    @ag.custom(x=lambda g, x: g * factor[0], samples=(ag.sample((3,)),))
+    def scaled(x: Any, /) -> Any:
+        return np.positive(x) * factor[0]
+
+    fast = ag.compile(lambda x: scaled(x) + 1.0)
+    for f in (2.0, 3.0):
+        factor[0] = f
+        same(fast(np.ones(3)), scaled(np.ones(3)) + 1.0)
+
+
 def test_products_that_broadcast_and_means_of_large_integers() -> None:
     fast = ag.compile(lambda a, b: a @ b)
     x, y = np.ones((3, 30, 40)), np.ones((1, 40, 50))

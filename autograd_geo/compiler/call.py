@@ -30,7 +30,7 @@ from .trace import Change, Held, Input, Read, Slot
 #: What a call returns if its recording does not hold.
 MISMATCH = object()
 #: What looking into a place raises if it is no longer there.
-_GONE = AttributeError, IndexError, KeyError, ValueError
+GONE = AttributeError, IndexError, KeyError, ValueError
 _numbers = count()
 
 
@@ -100,7 +100,7 @@ class _Writer:
         scope: dict[str, Any] = {}
         memory = Memory(program.addresses, self.specs, scope)
         scope |= self.scope.names | {
-            "MISMATCH": MISMATCH, "GONE": _GONE, "Tensor": Tensor, "ndarray": np.ndarray, "getrefcount": getrefcount,
+            "MISMATCH": MISMATCH, "GONE": GONE, "Tensor": Tensor, "ndarray": np.ndarray, "getrefcount": getrefcount,
             "wrap": wrap, "empty": np.empty, "address_of": address_of, "addresses": program.addresses,
             "array_of": np.array, "number": number, "fill": fill,
             "put": memory.put, "own_value": memory.own_value, "own_gradient": memory.own_gradient,

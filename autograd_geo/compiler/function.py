@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -18,11 +18,15 @@ from ..tree import leaves, map_leaves
 from ..value import from_user
 from .call import MISMATCH, Outline, Output, write_call
 from .errors import CompileError
+from .explain import Explanation, explain, source
 from .graph import Graph
 from .outside import guards_of
 from .places import argument
 from .program import Program
 from .trace import Tracer
+
+if TYPE_CHECKING:
+    from .. import viz
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,6 +90,34 @@ class Compiled(Generic[P, R]):
         self._count += 1
         self._recordings.insert(0, recorded)
         return result  # type: ignore[no-any-return]
+
+    # --- looking inside -------------------------------------------------------------------------------------------
+
+    def explain(self, measure: bool = True) -> Explanation:
+        """What the compiler made of the function: steps, kernels, times, bytes, and why values go through memory.
+
+        It prints as tables; its fields hold every step. With `measure` the steps run, with what the function was
+        recorded for and on memory of their own, as large as the program's: nothing that a call changes is touched,
+        but ops that are called back in Python are called.
+        """
+        return explain(self, measure)
+
+    def source(self, k: int | None = None) -> str:
+        """The source of the distinct kernels, or of kernel k, as `explain` numbers them.
+
+        Raises RuntimeError before the first call, and IndexError if there is no such kernel.
+        """
+        return source(self, k)
+
+    def graph(self, recording: int = -1, *, rankdir: str = "LR") -> viz.Graph:
+        """Draw what a recording computes, coloured by the kernels that do it; the latest unless another is asked for.
+
+        What identical steps of a long program do is drawn once. `rankdir` is "LR" (left to right) or "TB". Raises
+        RuntimeError before the first call, and IndexError if there is no such recording.
+        """
+        from ..viz.program import program_graph
+
+        return program_graph(self, recording, rankdir)
 
 
 def compile(fn: Callable[P, R]) -> Compiled[P, R]:

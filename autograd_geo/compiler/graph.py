@@ -66,7 +66,12 @@ class Formula:
         self.key = (body, at.char)
 
 
-def _is_ours(op: Op) -> bool:
+def unknown_types(args: Sequence[Node], dtype: np.dtype[Any]) -> set[np.dtype[Any]]:
+    """The dtypes among those of an op's arguments and result that kernels do not compute in."""
+    return {d for d in (dtype, *(a.dtype for a in args)) if d.char not in _KNOWN_TYPES}
+
+
+def is_ours(op: Op) -> bool:
     """Whether an op's NumPy code is part of the library: what it does is known to be the same each time."""
     return (op.transposes or op).forward.__module__.startswith("autograd_geo.")
 
@@ -120,7 +125,7 @@ class Graph:
     def op(self, op: Op, args: Sequence[Any], attrs: dict[str, Any], spec: Any, entry: Entry | None) -> Node:
         """What an op computes from nodes and literal numbers."""
         shape, dtype = spec
-        known = all(x.dtype.char in _KNOWN_TYPES for x in args if isinstance(x, Node)) and dtype.char in _KNOWN_TYPES
+        known = not unknown_types([x for x in args if isinstance(x, Node)], dtype)
         if known and op.family == "pointwise":
             return self._pointwise(op, args, attrs, shape, dtype, entry)
         nodes = [self.constant(x, np.dtype(type(x))) if not isinstance(x, Node) else x for x in args]
@@ -151,7 +156,7 @@ class Graph:
             return made(self, nodes, attrs, shape, dtype, entry)
         if op.family == "multilinear":
             return self._contraction(op, nodes, attrs, shape, dtype, entry)
-        if _is_ours(op):
+        if is_ours(op):
             return self._taken_apart(op, nodes, attrs, entry)
         return None
 

@@ -76,6 +76,12 @@ class Move:
             found is not None and len(found) == 1 and _is_c_order(found[0], self.shape)
         )  # fmt: skip
 
+    def taken(self, k: int) -> np.ndarray[Any, Any]:
+        """For each element of source k, in order, whether it is taken."""
+        found = np.zeros(prod(self.sources[k]), bool)
+        found[self.table[self.table >> _APART == k] - (k << _APART)] = True
+        return found
+
     def after(self, first: Sequence[Move | None]) -> Move:
         """This map with some of its sources moved themselves before, by maps of one source each.
 

@@ -270,6 +270,10 @@ class Program:
             return address_of(array)
         return 0
 
+    def offset(self, node: Node) -> int | None:
+        """Where in the arena a value lies; None for what lies elsewhere."""
+        return self._offset.get(node)
+
     # --- running ----------------------------------------------------------------------------------------------------
 
     def _execute(self) -> None:

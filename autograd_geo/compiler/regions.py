@@ -2,15 +2,17 @@
 
 A region has one shape to loop over. A map joins a region if what it reads is there before, or is computed in the same
 region at the same index. A reduction closes over the region of its operand. Positions only grow along dependencies, so
-whatever joins whatever, the order stays right.
+whatever joins whatever, the order stays right. `Reason` lists the rules by which a region ends; `crossings` says which
+of them sent each value through memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from math import inf, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import expr
 from .graph import CALL, CONST, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
@@ -36,6 +38,63 @@ class Plan:
     steps: list[Region | Node]
     stored: set[Node]
     outputs: list[Node]  # where each output is found, an input or a node with a buffer
+    home: dict[Node, Region]
+    positions: dict[Node, int]  # the step that computes each node
+
+
+class Reason(Enum):
+    """Why a value goes through memory to where it is read."""
+
+    GIVEN = "it comes from outside"
+    PRODUCT = "a product by BLAS is a step of its own"
+    SCATTER = "a sum over where elements went is a step of its own"
+    CALL = "an op called back in Python is a step of its own"
+    REDUCE = "a reduction is finished before it is read"
+    MOVE = "it is read at other indices"
+    SHAPE = "it is read in a loop over another shape"
+    WAITS = "its reader also needs what is there only later"
+    FULL = f"a region has at most {MOST_NODES} nodes"
+    LATER = "its reader is computed later, with what needs that"
+    RESULT = "it is returned, left behind, or read by Python"
+
+
+_APART = {
+    INPUT: Reason.GIVEN, CONST: Reason.GIVEN, PRODUCT: Reason.PRODUCT, SCATTER: Reason.SCATTER, CALL: Reason.CALL,
+    REDUCE: Reason.REDUCE, MOVE: Reason.MOVE,
+}  # fmt: skip
+
+
+def apart(a: Node, node: Node) -> Reason | None:
+    """Why `node` cannot take its argument `a` from the same pass of a loop; None if it can."""
+    if node.kind not in (MAP, REDUCE):
+        return _APART[node.kind]
+    if a.kind != MAP:
+        return _APART[a.kind]
+    return None if a.shape == space(node) else Reason.SHAPE
+
+
+class Obstacle(NamedTuple):
+    """Why nodes cannot be computed in a region, and the node that they would have to wait for."""
+
+    reason: Reason
+    waits_for: Node | None = None
+
+
+def obstacle(nodes: Sequence[Node], region: Region, positions: Mapping[Node, int]) -> Obstacle | None:
+    """What keeps these nodes, which need each other, out of a region; None if they can be computed there."""
+    inside = set(nodes)
+    for node in nodes:
+        for a in node.args:
+            if a not in inside and position(a, positions) + (apart(a, node) is not None) > region.position:
+                return Obstacle(Reason.WAITS, a)
+    return Obstacle(Reason.FULL) if len(region.nodes) + len(nodes) > MOST_NODES else None
+
+
+def position(node: Node, positions: Mapping[Node, int]) -> float:
+    """The step after which a node can be read; infinite for one that is not placed."""
+    if node.kind == MOVE:
+        return max([position(a, positions) for a in node.args])
+    return -1 if node.kind in (INPUT, CONST) else positions.get(node, inf)
 
 
 def storage(node: Node) -> Node | None:
@@ -77,8 +136,8 @@ def plan(outputs: Sequence[Node]) -> Plan:
         if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
-            apart = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
-            node.args = tuple(copied(a) if a in apart else a for a in node.args)
+            taken = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
+            node.args = tuple(copied(a) if a in taken else a for a in node.args)
     nodes = _ordered(final)
 
     placing = _Placing(nodes, final)
@@ -93,15 +152,14 @@ def plan(outputs: Sequence[Node]) -> Plan:
     stored: set[Node] = set()
     for node in nodes:
         for a in node.args:
-            beside = a.kind == MAP and a in home and home.get(node) is home[a] and a.shape == home[a].shape
-            if not beside or node.kind == MOVE:
+            if apart(a, node) is not None or home[node] is not home[a]:
                 root = storage(a)
                 if root is not None and root.kind in (MAP, REDUCE):
                     stored.add(root)
     places = [storage(n) for n in final]
     stored.update(n for n in places if n is not None and n.kind in (MAP, REDUCE))
     stored.update(n for n in nodes if n.kind == REDUCE)
-    return Plan(steps, stored, [n for n in places if n is not None])
+    return Plan(steps, stored, [n for n in places if n is not None], home, placing.positions)
 
 
 def _stands_apart(node: Node, user: Node) -> bool:
@@ -122,7 +180,7 @@ class _Placing:
         self.steps: list[Region | Node] = []
         self.home: dict[Node, Region] = {}
         self.roots = {root for n in outputs if (root := storage(n)) is not None}
-        self._positions: dict[Node, int] = {}
+        self.positions: dict[Node, int] = {}
         self._latest: dict[Shape, Region] = {}
         self._waiting: dict[Node, int] = {}  # how many users of a node are not placed
         self._users: dict[Node, list[Node]] = {}
@@ -130,17 +188,11 @@ class _Placing:
             for a in dict.fromkeys(node.args):
                 self._users.setdefault(a, []).append(node)
                 self._waiting[a] = self._waiting.get(a, 0) + 1
-                if node.kind not in (MAP, REDUCE) or (a.kind == MAP and a.shape != space(node)):
+                if apart(a, node) is not None:
                     root = storage(a)
                     if root is not None:
                         self.roots.add(root)
         self._kept = {root for n in outputs if (root := storage(n)) is not None}
-
-    def position(self, node: Node) -> float:
-        """The step after which a node can be read; infinite for one that is not placed."""
-        if node.kind == MOVE:
-            return max([self.position(a) for a in node.args])
-        return -1 if node.kind in (INPUT, CONST) else self._positions.get(node, inf)
 
     def alone(self, node: Node) -> None:
         """A step of its own."""
@@ -162,28 +214,17 @@ class _Placing:
         found = dict.fromkeys(wanted)
         for node in (order := list(found)):
             for a in node.args:
-                if a.kind == MAP and a.shape == space(node) and a not in self.home and a not in found:
+                if apart(a, node) is None and a not in self.home and a not in found:
                     found[a] = None
                     order.append(a)
             if len(order) > most:
                 return []
         return sorted(found, key=lambda n: n.rank)
 
-    def _least(self, nodes: Sequence[Node]) -> float:
-        """The first position at which all that these nodes read from elsewhere is there."""
-        least: float = 0
-        for node in nodes:
-            for a in node.args:
-                beside = a.kind == MAP and a.shape == space(node)
-                if beside and a not in self.home:
-                    continue
-                least = max(least, self.position(a) + (not beside))
-        return least
-
     def _join(self, nodes: Sequence[Node]) -> Region:
         shape = space(nodes[-1])
         region = self._latest.get(shape)
-        if region is None or region.position < self._least(nodes) or len(region.nodes) + len(nodes) > MOST_NODES:
+        if region is None or obstacle(nodes, region, self.positions) is not None:
             region = self._latest[shape] = Region(shape, len(self.steps))
             self.steps.append(region)
         self._add(region, nodes)
@@ -196,7 +237,7 @@ class _Placing:
             self._note(node, region.position)
 
     def _note(self, node: Node, position: int) -> None:
-        self._positions[node] = position
+        self.positions[node] = position
         for a in dict.fromkeys(node.args):
             self._waiting[a] -= 1
 
@@ -209,8 +250,7 @@ class _Placing:
                     continue
                 tried.add(user)
                 nodes = self._closure([user], 3)
-                room = len(region.nodes) + len(nodes) <= MOST_NODES
-                if nodes and room and self._least(nodes) <= region.position:
+                if nodes and obstacle(nodes, region, self.positions) is None:
                     if self._gain(nodes) > 0:
                         self._add(region, nodes)
                         frontier += nodes
@@ -234,6 +274,44 @@ class _Placing:
 def space(node: Node) -> Shape:
     """The index space of the region that a map or reduction belongs to."""
     return node.args[0].shape if node.kind == REDUCE else node.shape
+
+
+class Crossing(NamedTuple):
+    """A value that leaves the step that computes it, the node that reads it (None: a result), and why."""
+
+    value: Node
+    reader: Node | None
+    reason: Reason
+    waits_for: Node | None = None
+
+
+def crossings(plan: Plan) -> Iterator[Crossing]:
+    """Every value that goes through memory, for each node that reads it, with the rule that made it so."""
+    for step in plan.steps:
+        for node in step.nodes if isinstance(step, Region) else (step,):
+            for a in dict.fromkeys(node.args):
+                reason = apart(a, node)
+                if reason is None:
+                    if plan.home[a] is not plan.home[node]:
+                        yield Crossing(a, node, *_separation(plan, a, node))
+                    continue
+                if reason is Reason.MOVE and storage(a) is not None:
+                    reason = Reason.SHAPE
+                roots = dict.fromkeys(sources(a))
+                yield from (Crossing(root, node, reason) for root in roots if root.kind not in (INPUT, CONST))
+    yield from (Crossing(n, None, Reason.RESULT) for n in dict.fromkeys(plan.outputs) if n.kind not in (INPUT, CONST))
+
+
+def _separation(plan: Plan, a: Node, node: Node) -> Obstacle:
+    """Why `node` is not in the region of `a`, from which it could take `a` at the same index."""
+    here = plan.home[node]
+    needed = dict.fromkeys([node])
+    for n in (order := [node]):
+        for b in n.args:
+            if plan.home.get(b) is here and b not in needed:
+                needed[b] = None
+                order.append(b)
+    return obstacle(order, plan.home[a], plan.positions) or Obstacle(Reason.LATER)
 
 
 def _ordered(outputs: Sequence[Node]) -> list[Node]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,8 @@ class Read:
     entry: Entry
     convert: Callable[[Value], Any]
     expected: Any
+    code: CodeType | None  # where in the user's program
+    lasti: int
 
     def holds(self, value: Value) -> bool:
         """Whether `value` would have led Python the same way."""
@@ -323,7 +325,7 @@ class Tracer:
         """What Python wants to know of a tensor's value: it has to come out the same when the program runs."""
         entry, found = self.source(x), convert(x._value)
         if entry in self.inputs or entry.op is not None or entry in self.defined:
-            self.reads.append(Read(entry, convert, found))
+            self.reads.append(Read(entry, convert, found, *caller(2)))
         return found
 
     def detach(self, x: Tensor) -> Tensor:
