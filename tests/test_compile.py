@@ -72,6 +72,21 @@ def test_large_products_go_to_blas(shapes: Any, dtype: Any) -> None:
         same(found / scale, expected / scale, 1e-12 if dtype == np.float64 else 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.float32, np.bool_])
+def test_loops_over_many_axes_in_every_dtype(dtype: Any) -> None:
+    x = (np.arange(2 * 3 * 2 * 3 * 2 * 3 * 2 * 3 * 2) % 7 > 2).reshape(2, 3, 2, 3, 2, 3, 2, 3, 2).astype(dtype)
+
+    def fn(x: Any) -> Any:
+        odd = x[::-1, :, ::-1, :, ::-1, :, ::-1, :, ::-1]
+        return ag.maximum(odd, x), x.max(axis=(0, 2)), x.min(axis=(1, 8)), odd.max(), odd.min()
+
+    fast = ag.compile(fn)
+    for given in (x, x[:, ::-1].copy()):
+        for found, expected in zip(fast(given), fn(ag.tensor(given)), strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
 # --- training steps -------------------------------------------------------------------------------------------------
 
 

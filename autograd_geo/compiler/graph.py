@@ -7,7 +7,7 @@ their NumPy code on tensors. What cannot be said so stays an op that is called b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cache
 from itertools import count
 from math import prod
@@ -157,27 +157,30 @@ class Graph:
         entry: Entry | None,
     ) -> Node:  # fmt: skip
         assert op.body is not None
-        body = op.body
-        names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
         if all(not isinstance(x, Node) or (x.kind == CONST and not x.shape) for x in args) and not shape:
             values = [np.asarray(x.data)[()] if isinstance(x, Node) else x for x in args]
             return self.constant(op.evaluate(values, attrs), dtype)
-        if op.name == "power":
-            body, args = _structural_power(args, body)
+        at = dtype
+        if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
+            at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
+        body = op.body
+        if at.kind == "f" and _has_power(op):
+            body = _powers_in(op, args, attrs)
+            if op.name == "power" and "y" not in expr.names_in(body):
+                args = args[:1]
         inputs = op.inputs[: len(args)]
         if isinstance(body, expr.Var) and isinstance(args[inputs.index(body.name)], Node):
             only = args[inputs.index(body.name)]
             if only.dtype == dtype and only.shape == shape:
                 return only  # type: ignore[no-any-return]
-        at = dtype
-        if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
-            at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
         nodes = [x if isinstance(x, Node) else self.constant(x, _literal_dtype(x, at)) for x in args]
         key = op.name, tuple(attrs.items()), at.char, body
         formula = _formulas.get(key)
         if formula is None:
-            names |= {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}
-            formula = _formulas[key] = Formula(_substitute(body, names), at)
+            names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
+            formula = _formulas[key] = Formula(
+                _substitute(body, names | {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}), at
+            )
         return self.map(formula, nodes, shape, dtype, entry)
 
     def map(
@@ -357,7 +360,7 @@ def _needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry
 
 def _substitute(node: expr.Node, names: dict[str, expr.Node]) -> expr.Node:
     if isinstance(node, expr.Var):
-        return names[node.name]
+        return names.get(node.name, node)
     if isinstance(node, expr.Call):
         return expr.Call(node.fn, tuple(_substitute(a, names) for a in node.args))
     return node
@@ -367,21 +370,54 @@ def _literal_dtype(x: Any, at: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(bool) if type(x) is bool else at
 
 
-def _structural_power(args: Sequence[Any], body: expr.Node) -> tuple[expr.Node, Sequence[Any]]:
-    """x**2 and its like as products: the exponent is part of the formula."""
-    base, exponent = args
-    if isinstance(exponent, Node) and exponent.kind == CONST and not exponent.shape:
-        exponent = float(exponent.data)
-    if isinstance(exponent, Node) or not isinstance(base, Node) or base.dtype.kind != "f":
-        return body, args
-    x = expr.Var("x")
-    square = expr.Call("*", (x, x))
-    known: dict[float, expr.Node] = {
-        1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
-        0.5: expr.Call("sqrt", (x,)), -1.0: expr.Call("/", (expr.Num(1.0), x)),
-        -2.0: expr.Call("/", (expr.Num(1.0), square)),
-    }  # fmt: skip
-    return (known[exponent], args[:1]) if exponent in known and exponent != 0.5 else (body, args)
+@cache
+def _has_power(op: Op) -> bool:
+    def visit(node: expr.Node) -> bool:
+        return isinstance(node, expr.Call) and (node.fn == "**" or any(map(visit, node.args)))
+
+    return op.body is not None and visit(op.body)
+
+
+def _powers_in(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> expr.Node:
+    """An op's formula with its powers as NumPy takes them; an exponent that never changes is part of it."""
+    assert op.body is not None
+    known: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
+    if op.name == "power":
+        (exponent,) = args[1:]
+        if not isinstance(exponent, Node):
+            known["y"] = expr.Num(float(exponent))
+        elif exponent.kind == CONST and not exponent.shape:
+            known["y"] = expr.Num(float(exponent.data))
+    single = {x for x, a in zip(op.inputs, args, strict=True) if not isinstance(a, Node) or not a.shape}
+    floats = all(not isinstance(a, Node) or (a.shape, a.dtype) == SCALAR for a in args)
+    return _powers(_substitute(op.body, known), single, floats)
+
+
+def _powers(node: expr.Node, single: Set[str], on_floats: bool) -> expr.Node:
+    """The expression with powers as NumPy takes them: x**2 and its like are products.
+
+    An exponent of 0.5 for a whole array (a literal, or an operand of one element) is a square root, which differs at
+    -0 and -inf; Python floats have no such case.
+    """
+    if not isinstance(node, expr.Call):
+        return node
+    args = tuple(_powers(a, single, on_floats) for a in node.args)
+    if node.fn != "**":
+        return expr.Call(node.fn, args)
+    x, exponent = args
+    root = expr.Call("sqrt", (x,))
+    if isinstance(exponent, expr.Num):
+        square, inverse = expr.Call("*", (x, x)), expr.Call("/", (expr.Num(1.0), x))
+        known: dict[float, expr.Node] = {
+            1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
+            -1.0: inverse, -2.0: expr.Call("*", (inverse, inverse)),
+        }  # fmt: skip
+        if not on_floats:
+            known[0.5] = root
+        return known.get(exponent.value, expr.Call("**", args))
+    if on_floats or not expr.names_in(exponent) <= single:
+        return expr.Call("**", args)
+    return expr.Call("where", (expr.Call("==", (exponent, expr.Num(0.5))), root, expr.Call("**", args)))
 
 
 def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:

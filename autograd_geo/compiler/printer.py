@@ -226,9 +226,9 @@ class Printer:
         how = node.data[0]
         char = letter(node.dtype)
         first = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}[how]
-        if node.dtype.kind in "iu" and how in ("max", "min"):
-            info = np.iinfo(node.dtype)
-            first = info.min if how == "max" else info.max
+        if how in ("max", "min") and node.dtype.kind != "f":
+            low, high = (0, 1) if node.dtype.kind == "b" else _limits(node.dtype)
+            first = low if how == "max" else high
         k = self.writes[node].spans[0].operand
         value = self._constant(char, first)
         if whole:
@@ -244,14 +244,15 @@ class Printer:
         return self.constants[key]
 
     def _box(self, lower: Shape, upper: Shape, whole: list[Node]) -> list[str]:
-        lines, indent, loops = [], "", []
+        lines, indent = [], ""
+        loops: list[str | int] = []
         for axis, (a, b) in enumerate(zip(lower, upper, strict=True)):
             if b - a == 1:
-                loops.append(str(a))
-            else:
-                lines.append(f"{indent}for i{axis} in range({a}, {b}):")
+                loops.append(a)
+            else:  # Numba's types are i1, i2, i4 and i8 in a kernel
+                lines.append(f"{indent}for j{axis} in range({a}, {b}):")
                 indent += "    "
-                loops.append(f"i{axis}")
+                loops.append(f"j{axis}")
         self.names = dict(self.scalars)
         loaded: dict[str, str] = {}
         body: list[str] = []
@@ -283,7 +284,7 @@ class Printer:
                     body.append(self._store(node, _combined(node, before, values[0]), at))
         return lines + [indent + line for line in body]
 
-    def _load(self, node: Node, lower: Shape, loops: list[str]) -> str:
+    def _load(self, node: Node, lower: Shape, loops: list[str | int]) -> str:
         access, char = self.reads[node], letter(node.dtype)
         zero = self._constant(char, 0.0)
         if access.tables:
@@ -298,12 +299,13 @@ class Printer:
                 return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {self._index(s, loops)}, {s.operand}, #)"
         raise AssertionError("no span covers this box")
 
-    def _index(self, span: _Span, loops: list[str]) -> str:
+    def _index(self, span: _Span, loops: list[str | int]) -> str:
+        """An element of an operand; `loops` are the loop variables, or numbers along axes that have no loop."""
         constant, terms = span.base, []
         for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
             constant -= stride * low
-            if not i.startswith("i"):
-                constant += stride * int(i)
+            if isinstance(i, int):
+                constant += stride * i
             elif stride:
                 terms.append(i if stride == 1 else f"{stride} * {i}")
         if constant or not terms:
@@ -377,6 +379,11 @@ def _typed(char: str, value: float) -> str:
     return f"{_CASTS[char]}({int(value)})"
 
 
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return info.min, info.max
+
+
 def _converted(value: str, source: str, target: str) -> str:
     if target == "bool":
         return f"({value}) != 0"
@@ -389,6 +396,8 @@ def _combined(node: Node, before: str, value: str) -> str:
         return f"add_in_any_order({before}, {value})"
     if how == "prod":
         return f"{before} * {value}"
+    if node.dtype.kind == "b":
+        return f"{before} {'|' if how == 'max' else '&'} {value}"
     name = {"max": "maximum", "min": "minimum"}[how]
     return f"vm.{name}({before}, {value})" if node.dtype.kind == "f" else f"{how}({before}, {value})"
 
