@@ -72,8 +72,8 @@ class Compiled(Generic[P, R]):
                     stacklevel=2,
                 )
                 return self._fn(*args, **kwargs)
-            self._count += 1
             result, recorded = _record(self._fn, args, kwargs)
+            self._count += 1
             recordings.insert(0, recorded)
             return result  # type: ignore[no-any-return]
 

@@ -1,14 +1,15 @@
-"""From a recorded tape to a graph of what is computed: four kinds of nodes that the compiler knows, and the rest.
+"""From a recorded tape to a graph of what is computed: the kinds of nodes that the compiler knows, and the rest.
 
-`map` evaluates a formula element by element, `move` takes each element from somewhere, `reduce` combines along axes,
-`product` is a matrix product. Ops that are written in these (softmax, norm ...) are taken apart into them by running
-their NumPy code on tensors. What cannot be said so stays an op that is called back.
+`map` evaluates a formula element by element, `move` takes each element from somewhere (`gather` from where an array
+says), `reduce` combines along axes, `product` is a matrix product, `scatter` adds where elements came from. Ops that
+are written in these (softmax, norm ...) are taken apart into them by running their NumPy code on tensors. What cannot
+be said so stays an op that is called back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from math import prod
 from typing import Any
@@ -21,12 +22,23 @@ from ..op import Op, registry
 from ..tape import CONSTANT, TRACED, WEAK, Entry, leaf, no_grad, traced_by
 from ..tensor import Tensor, wrap
 from ..value import SCALAR, Value
-from .moves import Move, Shape, broadcast, composed, frozen_key, move_of
+from .moves import (
+    Move,
+    Positions,
+    Shape,
+    broadcast,
+    composed,
+    frozen_key,
+    move_of,
+    positions_along,
+    positions_of_take,
+)
 from .trace import Tracer
 
 #: The dtypes that kernels compute in, by their characters; others are left to NumPy.
 _KNOWN_TYPES = frozenset("?bhilqBHILQfd")
-INPUT, CONST, MAP, MOVE, REDUCE, PRODUCT, SCATTER, CALL = "input const map move reduce product scatter call".split()
+INPUT, CONST, MAP, MOVE, GATHER = "input const map move gather".split()
+REDUCE, PRODUCT, SCATTER, CALL = "reduce product scatter call".split()
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
 
@@ -139,10 +151,7 @@ class Graph:
             return self.move(move_of(op, attrs, [n.shape for n in nodes]), nodes, entry)
         if op.transposes is not None and op.transposes.moves and len(nodes) == 1:
             rest = {k: v for k, v in attrs.items() if k != "shape"}
-            there = move_of(op.transposes, rest, [attrs["shape"]])
-            if there.inverse is not None:
-                return self.move(there.inverse, nodes, entry)
-            return self._gathered(there, nodes[0], entry)
+            return self._moved_back(move_of(op.transposes, rest, [attrs["shape"]]), nodes[0], entry)
         made = _LOWERED.get(op.name)
         if made is not None:
             return made(self, nodes, attrs, shape, dtype, entry)
@@ -234,8 +243,10 @@ class Graph:
     def reshape(self, x: Node, shape: Shape) -> Node:
         return self.move(move_of(registry["reshape"], {"newshape": shape}, [x.shape]), [x], x.entry)
 
-    def _gathered(self, there: Move, g: Node, entry: Entry | None) -> Node | None:
-        """The transpose of a map that takes some elements several times: a sum over where each went."""
+    def _moved_back(self, there: Move, g: Node, entry: Entry | None) -> Node:
+        """The transpose of an index map: a sum over where each element went, if it went to more than one place."""
+        if there.inverse is not None:
+            return self.move(there.inverse, [g], entry)
         shape: Shape = there.sources[0]
         pieces = there.pieces
         if pieces is not None and len(pieces) == 1 and 0 in pieces[0].strides and 0 not in shape:
@@ -482,6 +493,35 @@ def _astype(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dt
     return g.cast(nodes[0], dtype)
 
 
+def _at_positions(
+    g: Graph,
+    nodes: list[Node],
+    attrs: dict[str, Any],
+    shape: Shape,
+    dtype: Any,
+    entry: Any,
+    how: Callable[[Shape, Shape, int], Positions],
+    op: Op,
+) -> Node | None:
+    """Elements at positions along an axis, or the transpose of that."""
+    x, index = nodes
+    source = attrs.get("shape", x.shape)
+    if index.kind == CONST:
+        numbers = np.arange(prod(source), dtype=np.int64).reshape(source)
+        table = Move(op.forward(numbers, index.data, axis=attrs["axis"]), (source,))
+        return g._moved_back(table, x, entry) if "shape" in attrs else g.move(table, [x], entry)
+    if index.dtype.kind not in "iu" or 0 in source:
+        return None
+    return Node(
+        SCATTER if "shape" in attrs else GATHER,
+        shape,
+        dtype,
+        (x, index),
+        how(source, index.shape, attrs["axis"]),
+        entry,
+    )
+
+
 _LOWERED: dict[str, Callable[..., Node | None]] = {
     **{how: _reduction(how) for how in ("sum", "prod", "max", "min")},
     "mean": _mean,
@@ -489,6 +529,11 @@ _LOWERED: dict[str, Callable[..., Node | None]] = {
     "mean.T": _spread_back(True),
     "astype": _astype,
     "astype.T": _astype,
+    **{
+        name + transposed: partial(_at_positions, op=registry[name], how=how)
+        for name, how in (("take", positions_of_take), ("take_along_axis", positions_along))
+        for transposed in ("", ".T")
+    },
 }
 
 _taken: dict[Any, Any] = {}

@@ -96,6 +96,49 @@ class Move:
         return Move(table, [m.sources[0] if m else s for m, s in zip(first, self.sources, strict=True)])
 
 
+class Positions(NamedTuple):
+    """How a gather, or its transpose, finds elements by an array of positions that is read when it runs.
+
+    At index i it is element sum(strides * i) + step * position of the source, where the position is element
+    sum(index_strides * i) of the array and lies within -length and length.
+    """
+
+    strides: Shape
+    index_strides: Shape
+    step: int
+    length: int
+
+
+def positions_of_take(source: Shape, index: Shape, axis: int) -> Positions:
+    """How `np.take(source, index, axis)` finds its elements."""
+    axis %= len(source)
+    strides, inner = c_strides(source), len(source) - axis - 1
+    return Positions(
+        (*strides[:axis], *[0] * len(index), *strides[axis + 1 :]), (*[0] * axis, *c_strides(index), *[0] * inner),
+        strides[axis], source[axis],
+    )  # fmt: skip
+
+
+def positions_along(source: Shape, index: Shape, axis: int) -> Positions:
+    """How `np.take_along_axis(source, index, axis)` finds its elements: other axes broadcast."""
+    axis %= len(source)
+    strides = c_strides(source)
+    return Positions(
+        tuple(0 if a == axis or n == 1 else s for a, (s, n) in enumerate(zip(strides, source, strict=True))),
+        tuple(0 if n == 1 else s for s, n in zip(c_strides(index), index, strict=True)),
+        strides[axis], source[axis],
+    )  # fmt: skip
+
+
+def c_strides(shape: Shape) -> Shape:
+    """How many elements lie between neighbours along each axis, in C order."""
+    strides, step = [], 1
+    for n in shape[::-1]:
+        strides.append(step)
+        step *= n
+    return tuple(strides[::-1])
+
+
 def _is_c_order(piece: Piece, shape: Shape) -> bool:
     expected = 1
     for stride, n in zip(piece.strides[::-1], shape[::-1], strict=True):

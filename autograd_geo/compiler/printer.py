@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import expr
-from .graph import MAP, MOVE, REDUCE, Formula, Node
-from .moves import _APART, ZERO, Shape
+from .graph import GATHER, MAP, MOVE, REDUCE, Formula, Node
+from .moves import _APART, ZERO, Move, Positions, Shape, c_strides
 from .regions import Region, storage
 
 #: More boxes than this make a kernel long to compile; then irregular reads go through tables of indices.
@@ -30,24 +30,21 @@ class _Span(NamedTuple):
 
 
 class _Access:
-    """How a node is read or written over the region's index space: spans, or a table per operand."""
+    """How a node is read or written over the region's index space: spans, or a table per operand.
 
-    __slots__ = ("spans", "tables")
+    A gather has two spans, of its source and of the positions in it.
+    """
 
-    def __init__(self, spans: list[_Span], tables: Sequence[tuple[int, int]] = ()) -> None:
-        self.spans, self.tables = spans, tables
+    __slots__ = ("positions", "spans", "tables")
+
+    def __init__(
+        self, spans: list[_Span], tables: Sequence[tuple[int, int]] = (), positions: Positions | None = None
+    ) -> None:
+        self.spans, self.tables, self.positions = spans, tables, positions
 
 
 def letter(dtype: np.dtype[Any]) -> str:
     return "bool" if dtype.kind == "b" else {"q": "l", "Q": "L"}.get(dtype.char, dtype.char)
-
-
-def c_strides(shape: Shape) -> Shape:
-    strides, step = [], 1
-    for n in shape[::-1]:
-        strides.append(step)
-        step *= n
-    return tuple(strides[::-1])
 
 
 class Printer:
@@ -84,6 +81,13 @@ class Printer:
                 root = storage(a)
                 if root is not None and a.size == 1:
                     self.scalars[a] = f"s{self.operand(root)}"
+                elif a.kind == GATHER:
+                    source, index = (self.operand(storage(x)) for x in a.args)
+                    how: Positions = a.data
+                    spans = [
+                        _Span(zeros, full, source, 0, how.strides), _Span(zeros, full, index, 0, how.index_strides)
+                    ]  # fmt: skip
+                    self.reads[a] = _Access(spans, positions=how)
                 elif a.kind == MOVE and not a.data.in_order:
                     self.reads[a] = self._moved(a)
                 else:
@@ -110,7 +114,7 @@ class Printer:
             for node in self.region.nodes
         )  # fmt: skip
         accesses = tuple(
-            (a.dtype.char, tuple(x.spans), tuple(x.tables))
+            (a.dtype.char, tuple(x.spans), tuple(x.tables), x.positions and (x.positions, a.args[1].dtype.char))
             for group in (self.reads, self.writes)
             for a, x in group.items()
         )
@@ -273,13 +277,13 @@ class Printer:
                 body += self._formula(node, values, name)
                 self.names[node] = name
                 if node in self.writes:
-                    body.append(self._store(node, name, self._index(self.writes[node].spans[0], loops)))
+                    body.append(self._store(node, name, _index(self.writes[node].spans[0], loops)))
             else:
                 k = self.writes[node].spans[0].operand
                 if node in whole:
                     body.append(f"r{k} = {_combined(node, f'r{k}', values[0])}")
                 else:
-                    at = self._index(self.writes[node].spans[0], loops)
+                    at = _index(self.writes[node].spans[0], loops)
                     before = f"load_{letter(node.dtype)}(p{k}, {at}, {k}, #)"
                     body.append(self._store(node, _combined(node, before, values[0]), at))
         return lines + [indent + line for line in body]
@@ -288,29 +292,22 @@ class Printer:
         access, char = self.reads[node], letter(node.dtype)
         zero = self._constant(char, 0.0)
         if access.tables:
-            at = self._index(access.spans[0], loops)
+            at = _index(access.spans[0], loops)
             text = zero
             for table, k in access.tables:
                 index = f"load_l(p{table}, {at}, {table}, #)"
                 text = f"select({index} >= 0, load_{char}(p{k}, max({index}, 0), {k}, #), {text})"
             return text
+        if access.positions is not None:
+            source, positions = access.spans
+            k, kind, how = positions.operand, letter(node.args[1].dtype), access.positions
+            position = _within(f"i8(load_{kind}(p{k}, {_index(positions, loops)}, {k}, #))", how.length)
+            at = f"{_index(source, loops)} + {how.step} * {position}"
+            return f"load_{char}(p{source.operand}, {at}, {source.operand}, #)"
         for s in access.spans:
             if all(a <= i < b for a, i, b in zip(s.lower, lower, s.upper, strict=True)):
-                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {self._index(s, loops)}, {s.operand}, #)"
+                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {_index(s, loops)}, {s.operand}, #)"
         raise AssertionError("no span covers this box")
-
-    def _index(self, span: _Span, loops: list[str | int]) -> str:
-        """An element of an operand; `loops` are the loop variables, or numbers along axes that have no loop."""
-        constant, terms = span.base, []
-        for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
-            constant -= stride * low
-            if isinstance(i, int):
-                constant += stride * i
-            elif stride:
-                terms.append(i if stride == 1 else f"{stride} * {i}")
-        if constant or not terms:
-            terms.append(str(constant))
-        return " + ".join(terms)
 
     def _store(self, node: Node, value: str, index: str) -> str:
         k = self.writes[node].spans[0].operand
@@ -338,6 +335,20 @@ class Printer:
         if node.fn == "reciprocal":
             node = expr.Call("/", (expr.Num(1.0), *node.args))
         return expr.Call(node.fn, tuple(self._typed_numbers(a, char, names) for a in node.args))
+
+
+def _index(span: _Span, loops: list[str | int]) -> str:
+    """An element of an operand; `loops` are the loop variables, or numbers along axes that have no loop."""
+    constant, terms = span.base, []
+    for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
+        constant -= stride * low
+        if isinstance(i, int):
+            constant += stride * i
+        elif stride:
+            terms.append(i if stride == 1 else f"{stride} * {i}")
+    if constant or not terms:
+        terms.append(str(constant))
+    return " + ".join(terms)
 
 
 _BOOLEAN = frozenset(["<", "<=", ">", ">=", "==", "!=", "&", "|"])
@@ -412,6 +423,35 @@ _INTEGER_CODES = _FLOAT_CODES | {
     "sign": "(({0}) > 0) - (({0}) < 0)",
 }  # fmt: skip
 _CODES = {"f": _FLOAT_CODES, "i": _INTEGER_CODES, "u": _INTEGER_CODES, "b": _INTEGER_CODES}
+
+
+def _within(position: str, length: int) -> str:
+    """A position counted from the start; never outside, whatever the array says (recordings hold for what fits)."""
+    return f"max(min(select({position} < 0, {position} + {length}, {position}), {length - 1}), 0)"
+
+
+def print_scatter(node: Node) -> str:
+    """The source of a sum over where elements went, result[position] += g; operands g, result, positions."""
+    g, char, where = node.args[0], letter(node.dtype), node.data
+    lines = [f"for i in range({node.size}):", f"    store_{char}(p1, i, {_typed(char, 0)}, 1, 3)"]
+    if isinstance(where, Move):
+        lines += [f"for i in range({g.size}):", "    k = load_l(p2, i, 2, 3)", "    if k >= 0:"]
+        element, indent = "i", " " * 8
+    else:
+        loops: list[str | int] = [f"j{axis}" for axis in range(len(g.shape))]
+        lines += [f"{' ' * 4 * a}for j{a} in range({n}):" for a, n in enumerate(g.shape)]
+        indent = " " * 4 * len(loops)
+
+        def at(strides: Shape) -> str:
+            return _index(_Span((0,) * len(strides), g.shape, 0, 0, strides), loops)
+
+        position = f"i8(load_{letter(node.args[1].dtype)}(p2, {at(where.index_strides)}, 2, 3))"
+        lines.append(f"{indent}k = {at(where.strides)} + {where.step} * {_within(position, where.length)}")
+        element = at(c_strides(g.shape))
+    total = f"load_{char}(p1, k, 1, 3) + load_{char}(p0, {element}, 0, 3)"
+    lines.append(f"{indent}store_{char}(p1, k, {total}, 1, 3)")
+    body = "\n".join("    " + line for line in lines)
+    return f"def kernel(a, o):\n    p0, p1, p2 = a[o[0]], a[o[1]], a[o[2]]\n{body}\n"
 
 
 _printed: dict[Any, tuple[str, list[Any]]] = {}

@@ -15,7 +15,7 @@ from .graph import CONST, INPUT, PRODUCT, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
-from .printer import letter, print_region
+from .printer import print_region, print_scatter
 from .regions import Plan, Region, plan, storage
 
 _ALIGNED = 64
@@ -52,8 +52,8 @@ class Program:
         if what.kind == PRODUCT:
             return Step(what, [*places, what, blas.parameters(what)], blas.product())
         if what.kind == SCATTER:
-            table = np.where(what.data.table == ZERO, -1, what.data.table)
-            return Step(what, [*places, what, np.ascontiguousarray(table)], kernel(_scatter_source(what)))
+            fixed = [np.where(what.data.table == ZERO, -1, what.data.table)] if len(places) == 1 else []
+            return Step(what, [places[0], what, *places[1:], *fixed], kernel(print_scatter(what)))
         return Step(what, [*places, what], None)
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -201,19 +201,6 @@ class Program:
 def _room(node: Node) -> int:
     """The bytes that a node takes in the arena."""
     return -(-max(node.size * node.dtype.itemsize, 1) // _ALIGNED) * _ALIGNED
-
-
-def _scatter_source(node: Node) -> str:
-    """The kernel of a sum over where elements went: result[table[i]] += g[i]."""
-    (g,) = node.args
-    char = letter(node.dtype)
-    zero = {"d": "f8(0.0)", "f": "f4(0.0)"}.get(char, "i8(0)")
-    return (
-        "def kernel(a, o):\n    p0 = a[o[0]]\n    p1 = a[o[1]]\n    p2 = a[o[2]]\n"
-        f"    for i in range({node.size}):\n        store_{char}(p1, i, {zero}, 1, 3)\n"
-        f"    for i in range({g.size}):\n        j = load_l(p2, i, 2, 3)\n        if j >= 0:\n"
-        f"            store_{char}(p1, j, load_{char}(p1, j, 1, 3) + load_{char}(p0, i, 0, 3), 1, 3)\n"
-    )
 
 
 __all__ = ["Program", "Step"]

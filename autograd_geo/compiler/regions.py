@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from .. import expr
-from .graph import CALL, CONST, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
+from .graph import CALL, CONST, GATHER, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
 from .moves import Shape
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
@@ -44,7 +44,7 @@ def storage(node: Node) -> Node | None:
         if not node.data.in_order:
             return None
         node = node.args[0]
-    return node
+    return None if node.kind == GATHER else node
 
 
 def plan(outputs: Sequence[Node]) -> Plan:
@@ -61,7 +61,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     final = [n if (root := storage(n)) and root.kind not in (INPUT, CONST) else copied(n) for n in outputs]
     nodes = _ordered(final)
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
+        if node.kind in (PRODUCT, SCATTER, CALL, MOVE, GATHER):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
             apart = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
@@ -81,7 +81,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     for node in nodes:
         for a in node.args:
             beside = a.kind == MAP and a in home and home.get(node) is home[a] and a.shape == home[a].shape
-            if not beside or node.kind == MOVE:
+            if not beside or node.kind in (MOVE, GATHER):
                 root = storage(a)
                 if root is not None and root.kind in (MAP, REDUCE):
                     stored.add(root)
@@ -96,10 +96,12 @@ def _stands_apart(node: Node, user: Node) -> bool:
 
     So has one element that is used at every index, and a few of something large, which need not be kept for them.
     """
-    if node.kind == MOVE and storage(node) is None and node.size == 1 and node.shape != space(user):
+    if node.kind not in (MOVE, GATHER):
+        return False
+    if storage(node) is None and node.size == 1 and node.shape != space(user):
         return True
     made = [a.size for a in node.args if a.kind not in (INPUT, CONST)]
-    return node.kind == MOVE and bool(made) and 16 * node.size <= max(made)
+    return bool(made) and 16 * node.size <= max(made)
 
 
 class _Placing:
@@ -125,7 +127,7 @@ class _Placing:
 
     def position(self, node: Node) -> float:
         """The step after which a node can be read; infinite for one that is not placed."""
-        if node.kind == MOVE:
+        if node.kind in (MOVE, GATHER):
             return max([self.position(a) for a in node.args])
         return -1 if node.kind in (INPUT, CONST) else self._positions.get(node, inf)
 
