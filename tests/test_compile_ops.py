@@ -13,7 +13,7 @@ from test_ops import calls, differentiable, scalar_of
 
 import autograd_geo as ag
 from autograd_geo.compiler import Compiled
-from autograd_geo.op import Op, registry
+from autograd_geo.op import Op, functions, registry
 
 OPS = [pytest.param(op, id=name) for name, op in registry.items()]
 
@@ -59,6 +59,9 @@ def check(op: Op, args: list[Any], attrs: dict[str, Any], dtype: Any, rtol: floa
             scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0) if wanted.dtype.kind == "f" else 0.0
             np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol * scale, err_msg=str((op.name, args, attrs)))
     assert not active or compiled.recordings == 1
+    if functions[op.name].__module__.startswith("autograd_geo."):
+        steps = [s for held in compiled._recordings.values() for r in held for s in r.program.steps]
+        assert all(s.kernel is not None for s in steps), "ops of the library are not called back"
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -1,9 +1,9 @@
 """From a recorded tape to a graph of what is computed: the kinds of nodes that the compiler knows, and the rest.
 
 `map` evaluates a formula element by element, `move` takes each element from somewhere (`gather` from where an array
-says), `reduce` combines along axes, `product` is a matrix product, `scatter` adds where elements came from. Ops that
-are written in these (softmax, norm ...) are taken apart into them by running their NumPy code on tensors. What cannot
-be said so stays an op that is called back.
+says), `reduce` combines along axes, `scan` sums up along one, `product` is a matrix product, `scatter` adds where
+elements came from. Ops that are written in these (softmax, norm ...) are taken apart into them by running their NumPy
+code on tensors. What cannot be said so stays an op that is called back.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .trace import Tracer
 #: The dtypes that kernels compute in, by their characters; others are left to NumPy.
 _KNOWN_TYPES = frozenset("?bhilqBHILQfd")
 INPUT, CONST, MAP, MOVE, GATHER = "input const map move gather".split()
-REDUCE, PRODUCT, SCATTER, CALL = "reduce product scatter call".split()
+REDUCE, PRODUCT, SCATTER, SCAN, CALL = "reduce product scatter scan call".split()
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
 
@@ -355,6 +355,17 @@ def _quotient_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype)
 
 
+@cache
+def _hit_formula(dtype: np.dtype[Any]) -> Formula:
+    """Whether a0 is the extreme a1, which is NaN if any a0 is."""
+    return Formula(expr.parse("(a0 == a1) or (a0 != a0)", ("a0", "a1")), dtype)
+
+
+@cache
+def _choice_formula(dtype: np.dtype[Any]) -> Formula:
+    return Formula(expr.parse("where(a0, a1, a2)", ("a0", "a1", "a2")), dtype)
+
+
 def _needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
     """Every entry that outputs are computed from, in an order in which all inputs come first."""
     order = list(dict.fromkeys(outputs))
@@ -489,6 +500,39 @@ def _spread_back(scaled: bool) -> Callable[..., Node | None]:
     return lower
 
 
+def _running_sum(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node:
+    """The sum of what stands before along an axis; its transpose, of what stands behind."""
+    x, axis = g.cast(nodes[0], dtype), attrs["axis"]
+    back = "shape" in attrs
+    if axis is None:
+        x, axis = g.reshape(x, (x.size,)), 0
+    elif not x.shape:
+        x = g.reshape(x, (1,))
+    axis %= len(x.shape)
+    data = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :]), back
+    return g.reshape(Node(SCAN, x.shape, dtype, (x,), data, entry), shape)
+
+
+def _first_largest(largest: bool) -> Callable[..., Node | None]:
+    """Where along an axis the largest (or smallest) element is, the first of equal ones; NaN is before all."""
+
+    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
+        (x,), axis = nodes, attrs["axis"]
+        if axis is None:
+            x, axis = g.reshape(x, (x.size,)), 0
+        if not x.shape:
+            return g.constant(0, dtype)
+        n = x.shape[axis]
+        best = g.reduce("max" if largest else "min", x, axis, True, entry)
+        hit = g.map(_hit_formula(x.dtype), [x, best], x.shape, np.dtype(bool), entry)
+        places = np.arange(n).reshape([n if a == axis % len(x.shape) else 1 for a in range(len(x.shape))])
+        numbers = [hit, g.constant(places, dtype), g.constant(n, dtype)]
+        found = g.reduce("min", g.map(_choice_formula(dtype), numbers, x.shape, dtype, entry), axis, False, entry)
+        return g.reshape(found, shape)
+
+    return lower
+
+
 def _astype(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
     return g.cast(nodes[0], dtype)
 
@@ -527,6 +571,10 @@ _LOWERED: dict[str, Callable[..., Node | None]] = {
     "mean": _mean,
     "sum.T": _spread_back(False),
     "mean.T": _spread_back(True),
+    "cumsum": _running_sum,
+    "cumsum.T": _running_sum,
+    "argmax": _first_largest(True),
+    "argmin": _first_largest(False),
     "astype": _astype,
     "astype.T": _astype,
     **{

@@ -454,6 +454,25 @@ def print_scatter(node: Node) -> str:
     return f"def kernel(a, o):\n    p0, p1, p2 = a[o[0]], a[o[1]], a[o[2]]\n{body}\n"
 
 
+def print_scan(node: Node) -> str:
+    """The source of a running sum; operands x and the result."""
+    (outer, n, inner, back), char = node.data, letter(node.dtype)
+    order = f"range({n - 1}, -1, -1)" if back else f"range({n})"
+    first, before = (n - 1, inner) if back else (0, -inner)
+    return f"""\
+def kernel(a, o):
+    p0, p1 = a[o[0]], a[o[1]]
+    for i in range({outer}):
+        for j in {order}:
+            for k in range({inner}):
+                at = (i * {n} + j) * {inner} + k
+                x = load_{char}(p0, at, 0, 2)
+                if j != {first}:
+                    x = load_{char}(p1, at + {before}, 1, 2) + x
+                store_{char}(p1, at, x, 1, 2)
+"""
+
+
 _printed: dict[Any, tuple[str, list[Any]]] = {}
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from ..tape import Entry
 from ..value import Value, as_value
 from . import blas
-from .graph import CONST, INPUT, PRODUCT, SCATTER, Graph, Node
+from .graph import CONST, INPUT, PRODUCT, SCAN, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
-from .printer import print_region, print_scatter
+from .printer import print_region, print_scan, print_scatter
 from .regions import Plan, Region, plan, storage
 
 _ALIGNED = 64
@@ -51,6 +51,8 @@ class Program:
         places = [storage(a) for a in what.args]
         if what.kind == PRODUCT:
             return Step(what, [*places, what, blas.parameters(what)], blas.product())
+        if what.kind == SCAN:
+            return Step(what, [*places, what], kernel(print_scan(what)))
         if what.kind == SCATTER:
             fixed = [np.where(what.data.table == ZERO, -1, what.data.table)] if len(places) == 1 else []
             return Step(what, [places[0], what, *places[1:], *fixed], kernel(print_scatter(what)))

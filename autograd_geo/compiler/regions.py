@@ -13,11 +13,13 @@ from math import inf
 from typing import Any
 
 from .. import expr
-from .graph import CALL, CONST, GATHER, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
+from .graph import CALL, CONST, GATHER, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCAN, SCATTER, Formula, Node
 from .moves import Shape
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
 MOST_NODES = 40
+#: Nodes that are a step of their own.
+_ALONE = PRODUCT, SCATTER, SCAN, CALL
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +63,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     final = [n if (root := storage(n)) and root.kind not in (INPUT, CONST) else copied(n) for n in outputs]
     nodes = _ordered(final)
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL, MOVE, GATHER):
+        if node.kind in (*_ALONE, MOVE, GATHER):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
             apart = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
@@ -71,7 +73,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     placing = _Placing(nodes, final)
     placing.roots.update(copies.values())
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL):
+        if node.kind in _ALONE:
             placing.alone(node)
         elif node.kind == REDUCE or (node.kind == MAP and node in placing.roots):
             placing.place(node)
