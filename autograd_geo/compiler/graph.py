@@ -29,6 +29,7 @@ from .moves import (
     broadcast,
     composed,
     frozen_key,
+    in_order,
     move_of,
     positions_along,
     positions_of_take,
@@ -241,7 +242,7 @@ class Graph:
         return node
 
     def reshape(self, x: Node, shape: Shape) -> Node:
-        return self.move(move_of(registry["reshape"], {"newshape": shape}, [x.shape]), [x], x.entry)
+        return self.move(in_order(x.shape, shape), [x], x.entry)
 
     def _moved_back(self, there: Move, g: Node, entry: Entry | None) -> Node:
         """The transpose of an index map: a sum over where each element went, if it went to more than one place."""
@@ -296,15 +297,16 @@ class Graph:
     ) -> Node:  # fmt: skip
         """A (batched) matrix product, (batch, m, k) by (batch, k, n) to (batch, m, n), with operands as they lie."""
         batch, rows, inner, columns = groups
-        b, m, k, n = (prod([size[c] for c in group]) for group in groups)
+        b, m, k, n = (prod([size[c] for c in group]) for group in (batch, rows, inner, columns))
         sides, flags = [], []
-        for word, node, (first, second) in zip(labels, nodes, ((rows, inner), (inner, columns)), strict=True):
-            plain, turned = [*batch, *first, *second], [*batch, *second, *first]
-            transposed = list(word) == turned and list(word) != plain
-            if list(word) != plain and not transposed:
-                node = self._ordered(node, [word.index(c) for c in plain])
-            sides.append(node)
-            flags.append(transposed)
+        for word, node, axes, shape in (
+            (labels[0], nodes[0], [*batch, *rows, *inner], (b, m, k)),
+            (labels[1], nodes[1], [*batch, *inner, *columns], (b, k, n)),
+        ):
+            side = self.reshape(self._ordered(node, [word.index(c) for c in axes]), shape)
+            turned = side.kind == MOVE and side.data.turns(*shape)
+            sides.append(side.args[0] if turned else side)
+            flags.append(turned)
         node = Node(PRODUCT, (b, m, n), dtype, tuple(sides), (b, m, k, n, *flags), entry)
         order = [*batch, *rows, *columns]
         node = self.reshape(node, tuple(size[c] for c in order))

@@ -76,6 +76,13 @@ class Move:
             found is not None and len(found) == 1 and _is_c_order(found[0], self.shape)
         )  # fmt: skip
 
+    def turns(self, count: int, rows: int, columns: int) -> bool:
+        """Whether this is all of one source, as so many matrices of this shape that lie there transposed."""
+        if len(self.sources) > 1 or prod(self.sources[0]) != self.table.size or ZERO in self.table:
+            return False
+        there = np.arange(self.table.size).reshape(count, columns, rows)
+        return np.array_equal(self.table.reshape(-1), there.transpose(0, 2, 1).reshape(-1))
+
     def after(self, first: Sequence[Move | None]) -> Move:
         """This map with some of its sources moved themselves before, by maps of one source each.
 
@@ -172,6 +179,12 @@ def _composed(move: Move, first: tuple[Move | None, ...]) -> Move:
 def composed(move: Move, first: Sequence[Move | None]) -> Move:
     """The index map `move` after others of its sources; the same object for the same maps."""
     return _composed(move, tuple(first))
+
+
+@lru_cache(maxsize=4096)
+def in_order(shape: Shape, to: Shape) -> Move:
+    """The index map of a reshape."""
+    return Move(np.arange(prod(shape), dtype=np.int64).reshape(to), (shape,))
 
 
 def broadcast(shape: Shape, to: Shape) -> Move:

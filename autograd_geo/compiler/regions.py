@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import expr
 from .graph import CALL, CONST, GATHER, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCAN, SCATTER, Formula, Node
-from .moves import Shape
+from .moves import Shape, in_order
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
 MOST_NODES = 40
@@ -51,6 +51,8 @@ def storage(node: Node) -> Node | None:
 
 def plan(outputs: Sequence[Node]) -> Plan:
     """Group what outputs need into steps."""
+    nodes = _ordered(outputs)
+    _turn_products(nodes, outputs)
     copies: dict[Node, Node] = {}
 
     def copied(node: Node) -> Node:
@@ -61,7 +63,6 @@ def plan(outputs: Sequence[Node]) -> Plan:
         return copies[node]
 
     final = [n if (root := storage(n)) and root.kind not in (INPUT, CONST) else copied(n) for n in outputs]
-    nodes = _ordered(final)
     for node in nodes:
         if node.kind in (*_ALONE, MOVE, GATHER):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
@@ -91,6 +92,24 @@ def plan(outputs: Sequence[Node]) -> Plan:
     stored.update(n for n in places if n is not None and n.kind in (MAP, REDUCE))
     stored.update(n for n in nodes if n.kind == REDUCE)
     return Plan(steps, stored, [n for n in places if n is not None])
+
+
+def _turn_products(nodes: Sequence[Node], outputs: Sequence[Node]) -> None:
+    """Let products of which only the transpose is used be computed as such: of the other operand and this one."""
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for a in node.args:
+            if a.kind == PRODUCT:
+                users.setdefault(a, []).append(node)
+    for node, using in users.items():
+        b, m, k, n, turned_a, turned_b = node.data
+        if node not in outputs and all(u.kind == MOVE and len(u.args) == 1 and u.data.turns(b, n, m) for u in using):
+            turned = Node(
+                PRODUCT, (b, n, m), node.dtype, node.args[::-1], (b, n, k, m, not turned_b, not turned_a), node.entry
+            )
+            turned.rank = node.rank
+            for u in using:
+                u.args, u.data = (turned,), in_order(turned.shape, u.shape)
 
 
 def _stands_apart(node: Node, user: Node) -> bool:
