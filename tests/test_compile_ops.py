@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 from test_ops import calls, differentiable, scalar_of
 
 import autograd_geo as ag
-from autograd_geo.compiler import Compiled
+from autograd_geo.compiler import Compiled, regions
 from autograd_geo.op import Op, functions, registry
 
 OPS = [pytest.param(op, id=name) for name, op in registry.items()]
@@ -71,3 +71,11 @@ def test_compiled_is_eager(op: Op) -> None:
         check(op, args, attrs, np.float64, 1e-11)
     for args, attrs in found[1:2] or found[:1]:
         check(op, args, attrs, np.float32, 2e-4)
+
+
+@pytest.mark.parametrize("op", [p for p in OPS if functions[p.values[0].name].__module__.endswith(".reduce")])
+def test_row_after_row(op: Op, monkeypatch: Any) -> None:
+    """Reductions over last axes that are finished row by row, as long rows are."""
+    monkeypatch.setattr(regions, "LEAST_ROW", 2)
+    for args, attrs in calls(op):
+        check(op, args, attrs, np.float64, 1e-11)

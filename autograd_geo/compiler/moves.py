@@ -76,6 +76,21 @@ class Move:
             found is not None and len(found) == 1 and _is_c_order(found[0], self.shape)
         )  # fmt: skip
 
+    def repeats(self, axes: int) -> bool:
+        """Whether the elements of one source stay in order over the first axes, the same one along all others."""
+        found = self.pieces
+        if (
+            found is None
+            or len(found) != 1
+            or len(self.sources) > 1
+            or prod(self.sources[0]) != prod(self.shape[:axes])
+        ):
+            return False
+        strides = (*c_strides(self.shape[:axes]), *[0] * (len(self.shape) - axes))
+        return found[0].base == found[0].source == 0 and all(
+            n == 1 or a == b for n, a, b in zip(self.shape, found[0].strides, strides, strict=True)
+        )
+
     def turns(self, count: int, rows: int, columns: int) -> bool:
         """Whether this is all of one source, as so many matrices of this shape that lie there transposed."""
         if len(self.sources) > 1 or prod(self.sources[0]) != self.table.size or ZERO in self.table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, prod
 from typing import Any
 
 from .. import expr
@@ -18,6 +18,8 @@ from .moves import Shape, in_order
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
 MOST_NODES = 40
+#: Loops over shorter rows would not vectorise well.
+LEAST_ROW = 64
 #: Nodes that are a step of their own.
 _ALONE = PRODUCT, SCATTER, SCAN, CALL
 
@@ -29,6 +31,38 @@ class Region:
     shape: Shape
     position: int
     nodes: list[Node] = field(default_factory=list)
+    #: The axes before those of a row, once there is a reduction over rows: they are finished row by row.
+    rows: int | None = None
+
+    def add(self, node: Node) -> None:
+        """Take on a node; a first reduction over last axes says what a row is."""
+        self.nodes.append(node)
+        if node.kind == REDUCE and self.rows is None:
+            first, ndim = node.data[1][0] if node.data[1] else 0, len(self.shape)
+            last = node.data[1] == tuple(range(first, ndim)) and (first > 0 or ndim == 1)
+            if last and prod(self.shape[first:]) >= LEAST_ROW:
+                self.rows = first
+
+    def is_per_row(self, node: Node) -> bool:
+        """Whether a node of this region has one value per row."""
+        if node.kind == REDUCE:
+            return self.rows is not None and node.data[1] == tuple(range(self.rows, len(self.shape)))
+        return node.shape != self.shape
+
+    def row_value(self, a: Node) -> Node | None:
+        """The node of this region whose value for the row `a` has at every element of it; None if there is none."""
+        if self.rows is None:
+            return None
+        if a.kind == MOVE and a.shape == self.shape:
+            found = storage(a.args[0]) if a.data.repeats(self.rows) else None
+        else:
+            found = storage(a) if a.size == prod(self.shape[: self.rows]) else None
+        return found if found in self.nodes and self.is_per_row(found) else None
+
+    def fits_rows(self, node: Node) -> bool:
+        """Whether a map outside this region has one value per row of it."""
+        k = self.rows
+        return k is not None and node.shape[:k] == self.shape[:k] and prod(node.shape[k:]) == 1 != prod(self.shape[k:])
 
 
 @dataclass(slots=True)
@@ -161,11 +195,12 @@ class _Placing:
         """A node that has to be stored now, with all it waits for."""
         if node in self.home:
             return
-        together = self._closure([node])
+        together = [n for n in self._closure([node]) if not self._joins_rows(n)]
         while len(together) > MOST_NODES:
             self._join(together[:MOST_NODES])
             together = together[MOST_NODES:]
-        self._absorb(self._join(together), together)
+        if together:
+            self._absorb(self._join(together), together)
 
     def _closure(self, wanted: Sequence[Node], most: float = inf) -> list[Node]:
         """These nodes and the maps beside them that are not placed yet, arguments first; [] if more than `most`."""
@@ -187,8 +222,32 @@ class _Placing:
                 beside = a.kind == MAP and a.shape == space(node)
                 if beside and a not in self.home:
                     continue
-                least = max(least, self.position(a) + (not beside))
+                least = max(least, self.position(a) + (not beside and not self._is_spread(a, space(node))))
         return least
+
+    def _row_home(self, a: Node) -> Region | None:
+        """The region that has the value which `a` holds or spreads as one per row."""
+        root = storage(a.args[0] if a.kind == MOVE and storage(a) is None else a)
+        region = None if root is None else self.home.get(root)
+        return region if region is not None and region.row_value(a) is root else None
+
+    def _is_spread(self, a: Node, shape: Shape) -> bool:
+        """Whether a region of this shape has `a` for each of its rows, so that its rows can go on with it."""
+        region = self._row_home(a)
+        return region is not None and region.shape == shape
+
+    def _joins_rows(self, node: Node) -> bool:
+        """Place a map with one value per row into the region whose rows it goes on with, if there is one."""
+        homes = [region for a in node.args if (region := self._row_home(a)) is not None]
+        if node.kind != MAP or not homes:
+            return False
+        region = max(homes, key=lambda r: r.position)
+        if not region.fits_rows(node) or len(region.nodes) >= MOST_NODES:
+            return False
+        if any(self._row_home(a) is not region and self.position(a) >= region.position for a in node.args):
+            return False
+        self._add(region, [node])
+        return True
 
     def _join(self, nodes: Sequence[Node]) -> Region:
         shape = space(nodes[-1])
@@ -200,8 +259,8 @@ class _Placing:
         return region
 
     def _add(self, region: Region, nodes: Sequence[Node]) -> None:
-        region.nodes += nodes
         for node in nodes:
+            region.add(node)
             self.home[node] = region
             self._note(node, region.position)
 
