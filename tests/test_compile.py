@@ -37,7 +37,7 @@ def test_a_loop_over_time_is_a_few_kernels() -> None:
         for found, expected in zip(fast(c), eager(c), strict=True):
             same(found, expected)
     assert fast.recordings == 1
-    (recorded,) = fast._recordings
+    (recorded,) = fast.recorded
     kernels = {step.kernel.source for step in recorded.program.steps if step.kernel is not None}
     assert len(recorded.program.steps) > 120
     assert len(kernels) <= 15
@@ -70,6 +70,52 @@ def test_large_products_go_to_blas(shapes: Any, dtype: Any) -> None:
     for found, expected in zip(fast(a, b), eager(a, b), strict=True):
         scale = np.abs(expected.numpy()).max()
         same(found / scale, expected / scale, 1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda a, b, at, bt: a @ b, lambda a, b, at, bt: np.swapaxes(at, -1, -2) @ b,
+        lambda a, b, at, bt: a @ np.swapaxes(bt, -1, -2), lambda a, b, at, bt: bt @ at,
+        lambda a, b, at, bt: np.swapaxes(at, -1, -2) @ np.swapaxes(bt, -1, -2),
+        lambda a, b, at, bt: np.swapaxes(a @ b, -1, -2), lambda a, b, at, bt: np.swapaxes(bt @ at, -1, -2),
+        lambda a, b, at, bt: np.swapaxes(np.swapaxes(at, -1, -2) @ b, -1, -2),
+        lambda a, b, at, bt: ag.einsum("...ij,...jk->...ki", a, b),
+    ],
+)  # fmt: skip
+def test_products_take_transposed_matrices_as_they_lie(fn: Any, lead: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    args = [rng.normal(size=(*lead, *s)) for s in ((40, 30), (30, 20), (30, 40), (20, 30))]
+    fast = ag.compile(fn)
+    fast(*args)
+    same(fast(*args), fn(*map(ag.tensor, args)))
+    (recorded,) = fast.recorded
+    assert len(recorded.program.steps) == 1
+
+
+def test_a_product_and_its_transpose() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 30, 30))
+    fast = ag.compile(lambda a, b: ((c := a @ b) * 2, (c + 1).T, c.T @ c))
+    fast(a, b)
+    c = a @ b
+    for found, expected in zip(fast(a, b), (c * 2, (c + 1).T, c.T @ c), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.float32, np.bool_])
+def test_loops_over_many_axes_in_every_dtype(dtype: Any) -> None:
+    x = (np.arange(2 * 3 * 2 * 3 * 2 * 3 * 2 * 3 * 2) % 7 > 2).reshape(2, 3, 2, 3, 2, 3, 2, 3, 2).astype(dtype)
+
+    def fn(x: Any) -> Any:
+        odd = x[::-1, :, ::-1, :, ::-1, :, ::-1, :, ::-1]
+        return ag.maximum(odd, x), x.max(axis=(0, 2)), x.min(axis=(1, 8)), odd.max(), odd.min()
+
+    fast = ag.compile(fn)
+    for given in (x, x[:, ::-1].copy()):
+        for found, expected in zip(fast(given), fn(ag.tensor(given)), strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 # --- training steps -------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def long_sum(x: Any) -> Any:
     [
         (lambda x: x * 2.0 + 1.0, set()),
         (lambda x: (x * 2.0 + 1.0).sum(), set()),
-        (lambda x: x - x.max(), {Reason.REDUCE}),
+        (lambda x: x.reshape(10, 10) / x.reshape(10, 10).max(axis=0), {Reason.REDUCE}),
         (lambda x: np.roll(x * 2.0, 1) + 1.0, {Reason.MOVE}),
         (lambda x: (x * 2.0).reshape(50, 2).sum(axis=0), {Reason.SHAPE}),
         (lambda x: (x.reshape(10, 10) * 2.0) @ np.ones((10, 50)), {Reason.PRODUCT}),

@@ -92,6 +92,41 @@ def test_float32_and_targets_of_other_dtypes() -> None:
     both(OPTIMIZERS["adam"], lambda: Counted(np.float32), data, loss, rtol=1e-3, epochs=3, batch_size=8)
 
 
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x: Any) -> Any:
+        Counted.calls += self.training
+        return self.layer(x)
+
+
+LABELS = (X[:, 0] > 0).astype(np.int64) + (X[:, 1] > 0.5)
+
+
+def test_a_classifier_of_labels_runs_without_python() -> None:
+    calls = both(
+        OPTIMIZERS["adam"], Classifier, (X, LABELS), nn.cross_entropy, epochs=4, batch_size=5, test=(X[:9], LABELS[:9])
+    )
+    assert calls == [4 * 11, 2]
+
+
+def test_a_label_out_of_range_raises_in_the_middle_of_an_epoch() -> None:
+    found = []
+    for compile in (False, True):
+        ag.seed(0)
+        labels = LABELS.copy()
+        model = Classifier()
+        optimizer = optim.SGD(model.parameters(), 0.1)
+        optim.fit(model, optimizer, nn.cross_entropy, (X, labels), batch_size=5, compile=compile)
+        labels[29] = 7
+        with pytest.raises(IndexError, match=r"classes run from 0 to 2, here \d..7"):
+            optim.fit(model, optimizer, nn.cross_entropy, (X, labels), batch_size=5, compile=compile)
+        found.append(list(everything(model, optimizer)))
+    for eager, native in zip(*found, strict=True):
+        np.testing.assert_allclose(native, eager, rtol=1e-9)
+
+
 def test_a_schedule_is_followed() -> None:
     optimizers: list[optim.Optimizer] = []
 

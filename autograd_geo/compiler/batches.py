@@ -27,14 +27,14 @@ _PAUSE = 0.02
 #: So many batches are run to find out how long one takes.
 _TRIAL = 16
 # What `_run_batches` is told, as 64-bit words; then, for each array, where it lies, the bytes of a row, and where the
-# rows of a batch go.
-_PROGRAM, _CHECK, _ALL, _LOSS, _DOUBLE, _TOTAL, _ORDER, _SIZE, _COUNT, _ARRAYS = range(10)
+# rows of a batch go; then, for each truth value that Python has read, where it is and what it was.
+_PROGRAM, _CHECK, _ALL, _LOSS, _DOUBLE, _TOTAL, _ORDER, _SIZE, _COUNT, _READS, _ARRAYS = range(11)
 
 
 def _run_batches(words: int, many: int) -> int:
     """Run this many batches, adding loss times rows to the total; returns how many were run.
 
-    It stops before a step whose loss is not finite, with nothing changed by that step.
+    It stops before a step whose loss is not finite, or that a value would lead elsewhere; that step changes nothing.
     """
     program, check, end = load_l(words, _PROGRAM, 0, 1), load_l(words, _CHECK, 0, 1), load_l(words, _ALL, 0, 1)
     order, size, total = load_l(words, _ORDER, 0, 1), load_l(words, _SIZE, 0, 1), load_l(words, _TOTAL, 0, 1)
@@ -51,6 +51,10 @@ def _run_batches(words: int, many: int) -> int:
                     store_b(target, i, load_b(here, i, 0, 2), 1, 2)
                 target += length
         run(program, 0, check)
+        reads = words + 8 * (_ARRAYS + 3 * count)
+        for k in range(load_l(words, _READS, 0, 1)):
+            if load_b(load_l(reads, 2 * k, 0, 1), 0, 0, 1) != load_l(reads, 2 * k + 1, 0, 1):
+                return batch
         loss = load_d(at, 0, 0, 1) if double else float(load_f(at, 0, 0, 1))
         if not isfinite(loss):
             return batch
@@ -63,7 +67,7 @@ _native = machine.compiled(types.int64(types.int64, types.int64), _run_batches)
 
 
 class Done(NamedTuple):
-    """How many batches were run, the sum of losses times rows, and the next loss if it is not finite."""
+    """How many batches were run, the sum of losses times rows, and the next loss if that is not finite."""
 
     batches: int
     total: float = 0.0
@@ -73,8 +77,8 @@ class Done(NamedTuple):
 class Batches:
     """Runs a compiled step, `step(*rows)` with a tensor of rows of each array, on batch after batch of `size` rows.
 
-    The step returns its loss, one number. Recordings that call Python back, depend on values or draw random numbers
-    are not run here.
+    The step returns its loss, one number. Recordings that call Python back, draw random numbers, or read more of
+    values than whether they are true are not run here.
     """
 
     def __init__(self, step: Compiled[..., Tensor], arrays: Sequence[np.ndarray[Any, Any]], size: int) -> None:
@@ -86,8 +90,8 @@ class Batches:
     def run(self, order: np.ndarray[Any, np.dtype[np.int64]]) -> Done:
         """Run batches of the rows in this order: all full ones, or those until it is time to look for Ctrl-C.
 
-        It stops at a loss that is not finite; that step has changed nothing. No batch is run if no recording fits:
-        the step is to be called then.
+        It stops at a loss that is not finite; that step has changed nothing. No batch is run if no recording fits, or
+        a value leads the first batch elsewhere: the step is to be called then.
         """
         recorded = self._recorded()
         if recorded is None:
@@ -107,7 +111,8 @@ class Batches:
         total = float(self._total[0])
         if done < many:
             kind = ctypes.c_double if loss.dtype == np.float64 else ctypes.c_float
-            return Done(done, total, kind.from_address(int(words[_LOSS])).value)
+            number = kind.from_address(int(words[_LOSS])).value
+            return Done(done, total, None if isfinite(number) else number)
         self._seconds = (time.perf_counter() - start) / done
         return Done(done, total)
 
@@ -125,17 +130,23 @@ class Batches:
         given = [(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in outline.args]
         if given != [(r.shape, r.dtype) for r in self._rows] or type(outline.result) is not Output:
             return False
-        if program.checked or any(i.generator is not None for i in outline.inputs):
+        if program.calls_back or any(i.generator is not None for i in outline.inputs):
+            return False
+        if any(read.convert is not bool or program.specs[k] != ((), np.dtype(bool)) for read, k in outline.reads):
             return False
         loss = program.plan.outputs[outline.result]
         return loss.size == 1 and program.ready.get(loss, program.all) <= program.unchanged
 
     def _words(self, recorded: Recorded, loss: Node, order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         program = recorded.program
-        words = [program.address, program.ready[loss], program.all, int(program.addresses[program.slot(loss)])]
+        check = max(program.ready[loss], program.looked)
+        words = [program.address, check, program.all, int(program.addresses[program.slot(loss)])]
         words += [loss.dtype == np.float64, address_of(self._total), address_of(order), self._size, len(self._arrays)]
+        words.append(len(recorded.outline.reads))
         for array, rows in zip(self._arrays, self._rows, strict=True):
             words += [address_of(array), array[:1].nbytes, address_of(rows._value)]
+        for read, k in recorded.outline.reads:
+            words += [int(program.addresses[program.slot(program.plan.outputs[k])]), read.expected]
         return np.array(words, np.int64)
 
 

@@ -105,7 +105,7 @@ class _Writer:
             "array_of": np.array, "number": number, "fill": fill,
             "put": memory.put, "own_value": memory.own_value, "own_gradient": memory.own_gradient,
             "own_slot": memory.own_slot, "pack": program.pack, "unpack": program.unpack, "run": program.execute,
-            "commit": program.commit,
+            "look": program.look, "commit": program.commit,
         }  # fmt: skip
         exec(compile(text, name, "exec"), scope)
         return scope["call"]  # type: ignore[no-any-return]
@@ -122,17 +122,25 @@ class _Writer:
                 self.values[n] = f"r{slot}"
                 lines.append(f"    r{slot} = empty({n.shape}, {self.bind(n.dtype)})")
                 lines.append(f"    addresses[{slot}] = address_of(r{slot})")
-        taken = [f"{''.join(f'x{k}, ' for k in range(len(program.unpacked)))}= unpack()"] if program.unpacked else []
-        if program.checked:
-            lines += ["    execute()", *_indented([*taken, *self._checks()], 1)]
-            lines += ["    try:", "        commit()", "    finally:", *_indented([*taken, *self.after] or ["pass"], 2)]
-        elif self.after:  # what was written in place belongs to what is put back, come what may
-            lines += ["    try:", "        execute()", "    finally:", *_indented(taken, 2)]
-            lines += ["        if ran is None or ran():", *_indented(self.after, 3)]
-        else:
-            lines += ["    execute()", *_indented(taken, 1)]
+        lines += _indented(self._run(), 1)
         lines.append(f"    return {self._tree(self.outline.result)}")
         return "\n".join(lines) + "\n"
+
+    def _run(self) -> list[str]:
+        """Run the program, and put back what it changed."""
+        program, many = self.program, len(self.program.unpacked)
+        taken = [f"{''.join(f'x{k}, ' for k in range(many))}= unpack()"] if many else []
+        if program.calls_back:
+            put = [*taken, *self.after] or ["pass"]
+            return ["execute()", *taken, *self._checks(), "try:", "    commit()", "finally:", *_indented(put, 1)]
+        lines = []
+        if self.outline.reads:
+            lines += ["if ran is None:", "    look()", *_indented([*taken, *self._checks()], 1)]
+        if not self.after:
+            return [*lines, "execute()", *taken]
+        # What was written in place belongs to what is put back, come what may.
+        lines += ["try:", "    execute()", "finally:", *_indented(taken, 1), "    if ran is None or ran():"]
+        return lines + _indented(self.after, 2)
 
     def _mismatch_unless(self, condition: str) -> None:
         self.before += [f"if not ({condition}):", "    return MISMATCH"]

@@ -195,7 +195,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             reads = [(read, output(read.entry)) for read in tracer.reads]
             changes = tracer.effects()
             updates = [(output(c.after), c.before) for c in changes if c.after is not None]
-        program = Program(Graph(tracer), entries, updates, checked=bool(reads))
+        program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
         outline = Outline(
             args, kwargs, now, [*conditions, *tracer.guards], list(tracer.inputs.values()), nested, reads, changes
         )

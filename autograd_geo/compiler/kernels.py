@@ -24,7 +24,7 @@ from math import inf, nan
 from numba import boolean as b1, cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, int32 as i4, int64 as i8
 from numba import uint8 as u1, uint16 as u2, uint32 as u4, uint64 as u8
 from autograd_geo.compiler import vector_math as vm
-from autograd_geo.compiler.machine import SIGNATURE, add_in_any_order, select
+from autograd_geo.compiler.machine import SIGNATURE, add_in_any_order, larger, or_nan, select, smaller
 from autograd_geo.compiler.machine import {", ".join([*machine.LOADS, *machine.STORES])}
 
 

@@ -117,6 +117,34 @@ def add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
     return kind(kind, kind), code
 
 
+def _extreme(relation: str) -> Any:
+    @_intrinsic
+    def extreme(typingctx: Any, a: Any, b: Any) -> Any:
+        """The larger or smaller of two numbers; whatever if one is NaN. Reductions by it vectorise."""
+        kind = types.unliteral(a)
+
+        def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            better = builder.fcmp_ordered(relation, args[1], args[0], flags=("nnan", "nsz"))
+            return builder.select(better, args[1], args[0], flags=("nnan", "nsz"))
+
+        return kind(kind, kind), code
+
+    return extreme
+
+
+larger, smaller = _extreme(">"), _extreme("<")
+
+
+@_intrinsic
+def or_nan(typingctx: Any, found: Any, x: Any) -> Any:
+    """`found`, or whether x is NaN."""
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.or_(args[0], builder.fcmp_unordered("uno", args[1], args[1]))
+
+    return types.boolean(types.boolean, types.unliteral(x)), code
+
+
 @_intrinsic
 def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

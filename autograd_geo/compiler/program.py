@@ -19,11 +19,11 @@ import numpy as np
 from ..tape import Entry
 from ..value import SCALAR, Spec
 from . import blas
-from .graph import CALL, CONST, INPUT, MAP, PRODUCT, SCATTER, Graph, Node
+from .graph import CALL, CONST, INPUT, MAP, PRODUCT, SCAN, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
-from .printer import letter, print_region
+from .printer import print_region, print_scan, print_scatter
 from .regions import Plan, Region, plan, reads_in_order, sources, storage
 from .trace import Input
 
@@ -55,18 +55,20 @@ class Program:
     """What a recorded function computes, as kernels over one arena. It may run in one thread at a time.
 
     `outputs` are entries; those numbered in `updates` are put where they belong outside, each with the input whose
-    place it takes, if it is read. If a run may turn out to be void (`checked`), updates wait for `commit`.
+    place it takes, if it is read. Those numbered in `looks` are looked at before anything outside changes: `look` runs
+    the program up to there, `execute` the rest. Where ops are called back, which may fail, `execute` is all of it, and
+    updates wait for `commit`.
     """
 
     def __init__(
-        self, graph: Graph, outputs: Sequence[Entry], updates: Sequence[tuple[int, Entry | None]], checked: bool
+        self, graph: Graph, outputs: Sequence[Entry], updates: Sequence[tuple[int, Entry | None]], looks: Sequence[int]
     ) -> None:
         nodes = graph.lower(outputs)
         self.plan: Plan = plan(nodes)
         self.specs = [(n.shape, n.dtype) for n in nodes]
         self.inputs: dict[Node, Input] = {node: graph.tracer.inputs[entry] for entry, node in graph.inputs.items()}
         self.calls_back = any(isinstance(s, Node) and s.kind == CALL for s in self.plan.steps)
-        self.checked = checked or self.calls_back
+        self._looks = [self.plan.outputs[k] for k in looks]
         found: dict[Any, Cell] = {}
         #: The cell of each update; those that change equal numbers in the same way share one.
         self.updates: list[Cell] = []
@@ -87,7 +89,7 @@ class Program:
 
     def _place_updates(self) -> None:
         """Find which updates can be written in place; the others are copied there at the end."""
-        at = {n: k for k, s in enumerate(self.plan.steps) for n in (s.nodes if isinstance(s, Region) else [s])}
+        at = self.plan.positions
         readers: dict[Node, list[Node]] = {}
         for node in at:
             for a in node.args:
@@ -95,16 +97,18 @@ class Program:
                     readers.setdefault(root, []).append(node)
         # A number that came before all changes, such as a loss, still does, so that one can look at it first.
         first_change = min([cell.new.rank for cell in self.cells], default=0)
-        looked_at = max([at[n] for n in self.results if n.size == 1 and n.rank < first_change], default=-1)
+        numbers = [n for n in self.results if n.size == 1 and n.rank < first_change]
+        looked_at = max([at[n] for n in (*self._looks, *numbers)], default=-1)
         self.direct: dict[Node, Cell] = {}
         self.into: dict[Node, Node] = {}  # what is written into the memory of an input
         self.copied: list[Cell] = []
         for cell in self.cells:
             old, new = cell.old, cell.new
-            free = not self.checked and new not in self.direct and at[new] > looked_at
+            free = not self.calls_back and new not in self.direct and at[new] > looked_at
             if free and old is not None:
+                home = self.plan.home.get(new)
                 free = all(
-                    at[r] < at[new] or (at[r] == at[new] and new.kind == MAP and reads_in_order(r, old, new.shape))
+                    at[r] < at[new] or (at[r] == at[new] and home and new.kind == MAP and reads_in_order(r, old, home))
                     for r in readers.get(old, ())
                 )
             if free:
@@ -121,9 +125,11 @@ class Program:
         places = [storage(a) for a in what.args]
         if what.kind == PRODUCT:
             return Step(what, [*places, what, blas.parameters(what)], blas.product())
+        if what.kind == SCAN:
+            return Step(what, [*places, what], kernel(print_scan(what)))
         if what.kind == SCATTER:
-            table = np.where(what.data.table == ZERO, -1, what.data.table)
-            return Step(what, [*places, what, np.ascontiguousarray(table)], kernel(_scatter_source(what)))
+            fixed = [np.where(what.data.table == ZERO, -1, what.data.table)] if len(places) == 1 else []
+            return Step(what, [places[0], what, *places[1:], *fixed], kernel(print_scatter(what)))
         return Step(what, [*places, what], None)
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -215,10 +221,12 @@ class Program:
         #: Where the arrays are that `machine.run` goes through.
         self.address = address_of(table)
         self._segments = segments
-        if self.calls_back:
-            self.execute: Callable[[], Any] = self._execute
-        else:
-            self.execute = partial(run, self.address, 0, self.main if self.checked else self.all)
+        #: How many kernels run before Python looks.
+        self.looked = max([self.ready[n] for n in self._looks if n in self.ready], default=0)
+        self.look = partial(run, self.address, 0, self.looked)
+        self.execute: Callable[[], Any] = (
+            self._execute if self.calls_back else partial(run, self.address, self.looked, self.all)
+        )
         self.commit = partial(run, self.address, self.main, self.all)
 
     def _number_places(self) -> None:
@@ -316,19 +324,6 @@ _COPY = (
     "def kernel(a, o):\n    p0 = a[o[0]]\n    p1 = a[o[1]]\n    p2 = a[o[2]]\n"
     "    for i in range(load_l(p2, 0, 2, 3)):\n        store_b(p1, i, load_b(p0, i, 0, 3), 1, 3)\n"
 )
-
-
-def _scatter_source(node: Node) -> str:
-    """The kernel of a sum over where elements went: result[table[i]] += g[i]."""
-    (g,) = node.args
-    char = letter(node.dtype)
-    zero = {"d": "f8(0.0)", "f": "f4(0.0)"}.get(char, "i8(0)")
-    return (
-        "def kernel(a, o):\n    p0 = a[o[0]]\n    p1 = a[o[1]]\n    p2 = a[o[2]]\n"
-        f"    for i in range({node.size}):\n        store_{char}(p1, i, {zero}, 1, 3)\n"
-        f"    for i in range({g.size}):\n        j = load_l(p2, i, 2, 3)\n        if j >= 0:\n"
-        f"            store_{char}(p1, j, load_{char}(p1, j, 1, 3) + load_{char}(p0, i, 0, 3), 1, 3)\n"
-    )
 
 
 __all__ = ["SMALL", "Cell", "Program", "Step", "is_number"]

@@ -15,11 +15,15 @@ from math import inf, prod
 from typing import Any, NamedTuple
 
 from .. import expr
-from .graph import CALL, CONST, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCATTER, Formula, Node
-from .moves import Shape
+from .graph import CALL, CONST, GATHER, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCAN, SCATTER, Formula, Node
+from .moves import Shape, in_order
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
 MOST_NODES = 40
+#: Loops over shorter rows would not vectorise well.
+LEAST_ROW = 64
+#: Nodes that are a step of their own.
+_ALONE = PRODUCT, SCATTER, SCAN, CALL
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +33,38 @@ class Region:
     shape: Shape
     position: int
     nodes: list[Node] = field(default_factory=list)
+    #: The axes before those of a row, once there is a reduction over rows: they are finished row by row.
+    rows: int | None = None
+
+    def add(self, node: Node) -> None:
+        """Take on a node; a first reduction over last axes says what a row is."""
+        self.nodes.append(node)
+        if node.kind == REDUCE and self.rows is None:
+            first, ndim = node.data[1][0] if node.data[1] else 0, len(self.shape)
+            last = node.data[1] == tuple(range(first, ndim)) and (first > 0 or ndim == 1)
+            if last and prod(self.shape[first:]) >= LEAST_ROW:
+                self.rows = first
+
+    def is_per_row(self, node: Node) -> bool:
+        """Whether a node of this region has one value per row."""
+        if node.kind == REDUCE:
+            return self.rows is not None and node.data[1] == tuple(range(self.rows, len(self.shape)))
+        return node.shape != self.shape
+
+    def row_value(self, a: Node) -> Node | None:
+        """The node of this region whose value for the row `a` has at every element of it; None if there is none."""
+        if self.rows is None:
+            return None
+        if a.kind == MOVE and a.shape == self.shape:
+            found = storage(a.args[0]) if a.data.repeats(self.rows) else None
+        else:
+            found = storage(a) if a.size == prod(self.shape[: self.rows]) else None
+        return found if found in self.nodes and self.is_per_row(found) else None
+
+    def fits_rows(self, node: Node) -> bool:
+        """Whether a map outside this region has one value per row of it."""
+        k = self.rows
+        return k is not None and node.shape[:k] == self.shape[:k] and prod(node.shape[k:]) == 1 != prod(self.shape[k:])
 
 
 @dataclass(slots=True)
@@ -48,9 +84,11 @@ class Reason(Enum):
     GIVEN = "it comes from outside"
     PRODUCT = "a product by BLAS is a step of its own"
     SCATTER = "a sum over where elements went is a step of its own"
+    SCAN = "a running sum is a step of its own"
     CALL = "an op called back in Python is a step of its own"
     REDUCE = "a reduction is finished before it is read"
     MOVE = "it is read at other indices"
+    GATHER = "it is read at indices that are computed"
     SHAPE = "it is read in a loop over another shape"
     WAITS = "its reader also needs what is there only later"
     FULL = f"a region has at most {MOST_NODES} nodes"
@@ -59,8 +97,8 @@ class Reason(Enum):
 
 
 _APART = {
-    INPUT: Reason.GIVEN, CONST: Reason.GIVEN, PRODUCT: Reason.PRODUCT, SCATTER: Reason.SCATTER, CALL: Reason.CALL,
-    REDUCE: Reason.REDUCE, MOVE: Reason.MOVE,
+    INPUT: Reason.GIVEN, CONST: Reason.GIVEN, PRODUCT: Reason.PRODUCT, SCATTER: Reason.SCATTER, SCAN: Reason.SCAN,
+    CALL: Reason.CALL, REDUCE: Reason.REDUCE, MOVE: Reason.MOVE, GATHER: Reason.GATHER,
 }  # fmt: skip
 
 
@@ -85,14 +123,15 @@ def obstacle(nodes: Sequence[Node], region: Region, positions: Mapping[Node, int
     inside = set(nodes)
     for node in nodes:
         for a in node.args:
-            if a not in inside and position(a, positions) + (apart(a, node) is not None) > region.position:
+            after = apart(a, node) is not None and region.row_value(a) is None
+            if a not in inside and position(a, positions) + after > region.position:
                 return Obstacle(Reason.WAITS, a)
     return Obstacle(Reason.FULL) if len(region.nodes) + len(nodes) > MOST_NODES else None
 
 
 def position(node: Node, positions: Mapping[Node, int]) -> float:
     """The step after which a node can be read; infinite for one that is not placed."""
-    if node.kind == MOVE:
+    if node.kind in (MOVE, GATHER):
         return max([position(a, positions) for a in node.args])
     return -1 if node.kind in (INPUT, CONST) else positions.get(node, inf)
 
@@ -103,24 +142,25 @@ def storage(node: Node) -> Node | None:
         if not node.data.in_order:
             return None
         node = node.args[0]
-    return node
+    return None if node.kind == GATHER else node
 
 
-def reads_in_order(user: Node, root: Node, shape: Shape) -> bool:
-    """Whether a node of a region of this shape reads `root` element by element, each at its own index only."""
-    return (
-        all(storage(a) is root and a.size == prod(shape) for a in user.args if root in sources(a))
-        and space(user) == shape
-    )
+def reads_in_order(user: Node, root: Node, region: Region) -> bool:
+    """Whether a node of a region reads `root` in one pass, element by element, each at its own index only."""
+    return region.rows is None and space(user) == region.shape and all(
+        storage(a) is root and a.size == prod(region.shape) for a in user.args if root in sources(a)
+    )  # fmt: skip
 
 
 def sources(node: Node) -> list[Node]:
     """The nodes with memory that reading this one reads."""
-    return [r for a in node.args for r in sources(a)] if node.kind == MOVE else [node]
+    return [r for a in node.args for r in sources(a)] if node.kind in (MOVE, GATHER) else [node]
 
 
 def plan(outputs: Sequence[Node]) -> Plan:
     """Group what outputs need into steps."""
+    nodes = _ordered(outputs)
+    _turn_products(nodes, outputs)
     copies: dict[Node, Node] = {}
 
     def copied(node: Node) -> Node:
@@ -131,9 +171,8 @@ def plan(outputs: Sequence[Node]) -> Plan:
         return copies[node]
 
     final = [n if (root := storage(n)) and root.kind not in (INPUT, CONST) else copied(n) for n in outputs]
-    nodes = _ordered(final)
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL, MOVE):
+        if node.kind in (*_ALONE, MOVE, GATHER):
             node.args = tuple(copied(a) if storage(a) is None else a for a in node.args)
         elif node.kind in (MAP, REDUCE):
             taken = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
@@ -143,7 +182,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     placing = _Placing(nodes, final)
     placing.roots.update(copies.values())
     for node in nodes:
-        if node.kind in (PRODUCT, SCATTER, CALL):
+        if node.kind in _ALONE:
             placing.alone(node)
         elif node.kind == REDUCE or (node.kind == MAP and node in placing.roots):
             placing.place(node)
@@ -162,15 +201,35 @@ def plan(outputs: Sequence[Node]) -> Plan:
     return Plan(steps, stored, [n for n in places if n is not None], home, placing.positions)
 
 
+def _turn_products(nodes: Sequence[Node], outputs: Sequence[Node]) -> None:
+    """Let products of which only the transpose is used be computed as such: of the other operand and this one."""
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for a in node.args:
+            if a.kind == PRODUCT:
+                users.setdefault(a, []).append(node)
+    for node, using in users.items():
+        b, m, k, n, turned_a, turned_b = node.data
+        if node not in outputs and all(u.kind == MOVE and len(u.args) == 1 and u.data.turns(b, n, m) for u in using):
+            turned = Node(
+                PRODUCT, (b, n, m), node.dtype, node.args[::-1], (b, n, k, m, not turned_b, not turned_a), node.entry
+            )
+            turned.rank = node.rank
+            for u in using:
+                u.args, u.data = (turned,), in_order(turned.shape, u.shape)
+
+
 def _stands_apart(node: Node, user: Node) -> bool:
     """Whether what is taken from elsewhere has to be stored before it is used.
 
     So has one element that is used at every index, and a few of something large, which need not be kept for them.
     """
-    if node.kind == MOVE and storage(node) is None and node.size == 1 and node.shape != space(user):
+    if node.kind not in (MOVE, GATHER):
+        return False
+    if storage(node) is None and node.size == 1 and node.shape != space(user):
         return True
     made = [a.size for a in node.args if a.kind not in (INPUT, CONST)]
-    return node.kind == MOVE and bool(made) and 16 * node.size <= max(made)
+    return bool(made) and 16 * node.size <= max(made)
 
 
 class _Placing:
@@ -203,11 +262,12 @@ class _Placing:
         """A node that has to be stored now, with all it waits for."""
         if node in self.home:
             return
-        together = self._closure([node])
+        together = [n for n in self._closure([node]) if not self._joins_rows(n)]
         while len(together) > MOST_NODES:
             self._join(together[:MOST_NODES])
             together = together[MOST_NODES:]
-        self._absorb(self._join(together), together)
+        if together:
+            self._absorb(self._join(together), together)
 
     def _closure(self, wanted: Sequence[Node], most: float = inf) -> list[Node]:
         """These nodes and the maps beside them that are not placed yet, arguments first; [] if more than `most`."""
@@ -221,6 +281,25 @@ class _Placing:
                 return []
         return sorted(found, key=lambda n: n.rank)
 
+    def _row_home(self, a: Node) -> Region | None:
+        """The region that has the value which `a` holds or spreads as one per row."""
+        root = storage(a.args[0] if a.kind == MOVE and storage(a) is None else a)
+        region = None if root is None else self.home.get(root)
+        return region if region is not None and region.row_value(a) is root else None
+
+    def _joins_rows(self, node: Node) -> bool:
+        """Place a map with one value per row into the region whose rows it goes on with, if there is one."""
+        homes = [region for a in node.args if (region := self._row_home(a)) is not None]
+        if node.kind != MAP or not homes:
+            return False
+        region = max(homes, key=lambda r: r.position)
+        if not region.fits_rows(node) or len(region.nodes) >= MOST_NODES:
+            return False
+        if any(self._row_home(a) is not region and position(a, self.positions) >= region.position for a in node.args):
+            return False
+        self._add(region, [node])
+        return True
+
     def _join(self, nodes: Sequence[Node]) -> Region:
         shape = space(nodes[-1])
         region = self._latest.get(shape)
@@ -231,8 +310,8 @@ class _Placing:
         return region
 
     def _add(self, region: Region, nodes: Sequence[Node]) -> None:
-        region.nodes += nodes
         for node in nodes:
+            region.add(node)
             self.home[node] = region
             self._note(node, region.position)
 
@@ -295,10 +374,13 @@ def crossings(plan: Plan) -> Iterator[Crossing]:
                     if plan.home[a] is not plan.home[node]:
                         yield Crossing(a, node, *_separation(plan, a, node))
                     continue
+                if plan.home.get(node) is not None and plan.home[node].row_value(a) is not None:
+                    continue  # it stays in a register while the row is gone on with
                 if reason is Reason.MOVE and storage(a) is not None:
                     reason = Reason.SHAPE
-                roots = dict.fromkeys(sources(a))
-                yield from (Crossing(root, node, reason) for root in roots if root.kind not in (INPUT, CONST))
+                for root in dict.fromkeys(sources(a)):
+                    if root.kind not in (INPUT, CONST):
+                        yield Crossing(root, node, Reason.REDUCE if root.kind == REDUCE else reason)
     yield from (Crossing(n, None, Reason.RESULT) for n in dict.fromkeys(plan.outputs) if n.kind not in (INPUT, CONST))
 
 
