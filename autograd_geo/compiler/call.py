@@ -20,7 +20,6 @@ from ..tensor import Tensor, wrap
 from ..tree import fill, leaves
 from ..value import SCALAR, UNSHARED
 from .graph import Node
-from .machine import address_of
 from .memory import Memory, number
 from .outside import is_same
 from .places import Place, Scope, argument
@@ -98,10 +97,10 @@ class _Writer:
         name = f"<autograd_geo call {next(_numbers)}>"
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         scope: dict[str, Any] = {}
-        memory = Memory(program.addresses, self.specs, scope)
+        memory = Memory(program.addresses, program.further, self.specs, scope)
         scope |= self.scope.names | {
             "MISMATCH": MISMATCH, "GONE": GONE, "Tensor": Tensor, "ndarray": np.ndarray, "getrefcount": getrefcount,
-            "wrap": wrap, "empty": np.empty, "address_of": address_of, "addresses": program.addresses,
+            "wrap": wrap, "empty": np.empty, "place": memory.place,
             "array_of": np.array, "number": number, "fill": fill,
             "put": memory.put, "own_value": memory.own_value, "own_gradient": memory.own_gradient,
             "own_slot": memory.own_slot, "pack": program.pack, "unpack": program.unpack, "run": program.execute,
@@ -121,7 +120,7 @@ class _Writer:
             elif not is_number(n):
                 self.values[n] = f"r{slot}"
                 lines.append(f"    r{slot} = empty({n.shape}, {self.bind(n.dtype)})")
-                lines.append(f"    addresses[{slot}] = address_of(r{slot})")
+                lines.append(f"    place({slot}, r{slot})")
         lines += _indented(self._run(), 1)
         lines.append(f"    return {self._tree(self.outline.result)}")
         return "\n".join(lines) + "\n"

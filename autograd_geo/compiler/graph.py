@@ -39,10 +39,12 @@ from .trace import Tracer
 
 #: The dtypes that kernels compute in, by their characters; others are left to NumPy.
 _KNOWN_TYPES = frozenset("?bhilqBHILQfd")
-INPUT, CONST, MAP, MOVE, GATHER = "input const map move gather".split()
+INPUT, CONST, MAP, MOVE, GATHER, JOIN = "input const map move gather join".split()
 REDUCE, PRODUCT, SCATTER, SCAN, CALL = "reduce product scatter scan call".split()
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
+#: Up to so many arrays are joined where they are read; more are copied together first.
+MOST_MOVED = 8
 
 
 _ranks = count()
@@ -154,6 +156,8 @@ class Graph:
     def _known(
         self, op: Op, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: np.dtype[Any], entry: Entry | None
     ) -> Node | None:
+        if op.name in ("stack", "concatenate") and len(nodes) > MOST_MOVED:
+            return self._joined([self.cast(n, dtype) for n in nodes], attrs["axis"] % len(shape), shape, entry)
         if op.moves:
             if len(nodes) > 1 and any(n.dtype != dtype for n in nodes):
                 nodes = [self.cast(n, dtype) for n in nodes]
@@ -223,7 +227,7 @@ class Graph:
 
     def cast(self, x: Node, dtype: np.dtype[Any]) -> Node:
         """The values in another dtype."""
-        return x if x.dtype == dtype else self.map(_cast_formula(dtype), [x], x.shape, dtype, x.entry)
+        return x if x.dtype == dtype else self.map(cast_formula(dtype), [x], x.shape, dtype, x.entry)
 
     def move(self, move: Move, nodes: Sequence[Node], entry: Entry | None = None) -> Node:
         """Moved data; moves of moves are one."""
@@ -320,6 +324,17 @@ class Graph:
         node = self.reshape(node, tuple(size[c] for c in order))
         return self._ordered(node, [order.index(c) for c in out])
 
+    def _joined(self, nodes: list[Node], axis: int, shape: Shape, entry: Entry | None) -> Node:
+        """Many arrays in one after each other along an axis: each is copied to its place there."""
+        parts, starts, start = [], [], 0
+        for n in nodes:
+            length = n.shape[axis] if len(n.shape) == len(shape) else 1
+            part = self.reshape(n, (*shape[:axis], length, *shape[axis + 1 :]))
+            parts.append(Node(MAP, part.shape, n.dtype, (part,), cast_formula(n.dtype), n.entry))
+            starts.append(start * prod(shape[axis + 1 :]))
+            start += length
+        return Node(JOIN, shape, nodes[0].dtype, tuple(parts), tuple(starts), entry)
+
     def _ordered(self, node: Node, axes: list[int]) -> Node:
         if axes == sorted(axes):
             return node
@@ -356,7 +371,7 @@ def _product_formula(dtype: np.dtype[Any]) -> Formula:
 
 
 @cache
-def _cast_formula(dtype: np.dtype[Any]) -> Formula:
+def cast_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Var("a0"), dtype)
 
 

@@ -7,7 +7,7 @@ its owner gets a copy first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from sys import getrefcount
 from typing import Any
 from weakref import ref
@@ -30,12 +30,18 @@ def _nothing() -> Any:
 class Memory:
     """The arrays at a program's addresses, by slot; `specs` are their shapes and dtypes.
 
+    Slots that are `further` on in a buffer, by so many bytes, are set with it.
+
     `names` gets weak references to those of the last call, `array5` for slot 5, and `tensor5` for the tensor that
     holds it, where that is a gradient.
     """
 
-    def __init__(self, addresses: Array, specs: Mapping[int, Spec], names: dict[str, Any]) -> None:
+    def __init__(
+        self, addresses: Array, further: Mapping[int, Sequence[tuple[int, int]]], specs: Mapping[int, Spec],
+        names: dict[str, Any],
+    ) -> None:  # fmt: skip
         self._addresses, self._specs, self._names = addresses, specs, names
+        self._further = {slot: tuple(np.array(places).T) for slot, places in further.items()}
         for slot in specs:
             names[f"array{slot}"] = names[f"tensor{slot}"] = _nothing
 
@@ -51,9 +57,16 @@ class Memory:
         usable = array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative
         if not usable:
             array = np.array(array, dtype, order="C")
-        self._addresses[slot] = address_of(array)
+        self.place(slot, array)
         self._names[f"array{slot}"] = ref(array) if private and usable else _nothing
         return array
+
+    def place(self, slot: int, array: Array) -> None:
+        """Set the address of a buffer, and those of places further on in it."""
+        address = self._addresses[slot] = address_of(array)
+        if slot in self._further:
+            slots, offsets = self._further[slot]
+            self._addresses[slots] = address + offsets
 
     def own_value(self, slot: int, t: Tensor) -> Array | None:
         """The array of a tensor that the program may write into: its own, or a copy that it gets."""

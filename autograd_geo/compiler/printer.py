@@ -13,7 +13,7 @@ import numpy as np
 from .. import expr
 from .graph import GATHER, MAP, REDUCE, Formula, Node
 from .moves import _APART, ZERO, Move, Positions, Shape, c_strides
-from .regions import Region, storage
+from .regions import Plan, Region, storage
 from .stages import stages
 
 #: More boxes than this make a kernel long to compile; then irregular reads go through tables of indices.
@@ -52,14 +52,15 @@ def letter(dtype: np.dtype[Any]) -> str:
 
 
 class Printer:
-    """Writes one region; `stored` are the nodes that have a buffer, which for those in `into` is another's."""
+    """Writes one region of a plan; the nodes in `into` are written into another's buffer."""
 
-    def __init__(self, region: Region, stored: set[Node], into: Mapping[Node, Node]) -> None:
-        self.region, self.stored, self.into = region, stored, into
+    def __init__(self, region: Region, plan: Plan, into: Mapping[Node, Node]) -> None:
+        self.region, self.plan, self.into = region, plan, into
         self.shape = region.shape
         self.operands: list[Any] = []
+        self.offsets: list[int] = []
         self._number: dict[Any, int] = {}
-        self.stages = stages(region, stored)
+        self.stages = stages(region, plan.stored)
         self.rows = region.rows or 0
         self.reads: dict[Node, _Access] = {}
         self.writes: dict[Node, _Access] = {}
@@ -100,12 +101,16 @@ class Printer:
                 kept = iter(c_strides(node.shape))
                 strides = tuple(0 if a in node.data[1] else next(kept) for a in range(len(full)))
                 self.writes[node] = _Access([self._span(node.args[0], self.operand(node), strides)])
-            elif node in self.stored:
+            elif node in self.plan.parts:
+                join, start = self.plan.parts[node]
+                self.writes[node] = _Access([self._span(node, self.operand(join), c_strides(join.shape), base=start)])
+            elif node in self.plan.stored:
                 self.writes[node] = _Access([self._span(node, self.operand(node), c_strides(node.shape))])
         for node in self.stages.kept:
             row = full[self.rows :]
             buffer = self.operand(Node(MAP, row, node.dtype), ("row of", node))
             self.kept[node] = _Access([self._span(node, buffer, (*[0] * self.rows, *c_strides(row)))])
+        self._begin_where_used()
         local = {n: k for k, n in enumerate(region.nodes)}
         places = {a: (k, "read") for k, a in enumerate(self.reads)} | {
             a: (local[v], "row") for a, v in self.spread.items()
@@ -123,6 +128,22 @@ class Printer:
             for a, x in group.items()
         )
         return full, region.rows, nodes, accesses, tuple(local[n] for n in (*self.writes, *self.kept))
+
+    def _begin_where_used(self) -> None:
+        """Count the elements of each operand from the first that is used: steps of a loop then have one source."""
+        accesses = [*self.reads.values(), *self.writes.values(), *self.kept.values()]
+        first: dict[int, int] = {}
+        for access in accesses:
+            for s in access.spans:
+                first[s.operand] = min(first.get(s.operand, s.base), s.base)
+        whole = {k for access in accesses for _, k in access.tables} | {int(name[1:]) for name in self.scalars.values()}
+        for k in whole:
+            first[k] = 0
+        self.offsets = [
+            first.get(k, 0) * x.dtype.itemsize if isinstance(x, Node) else 0 for k, x in enumerate(self.operands)
+        ]
+        for access in accesses:
+            access.spans = [s._replace(base=s.base - first[s.operand]) for s in access.spans]
 
     def _span(
         self, a: Node, operand: int, strides: Shape, box: tuple[Shape, Shape] | None = None, base: int = 0
@@ -551,11 +572,14 @@ def kernel(a, o):
 _printed: dict[Any, tuple[str, list[Any]]] = {}
 
 
-def print_region(region: Region, stored: set[Node], into: Mapping[Node, Node]) -> tuple[str, list[Any]]:
-    """The source of a region's kernel, and its operands: nodes with memory, or tables of indices."""
-    printer = Printer(region, stored, into)
+def print_region(region: Region, plan: Plan, into: Mapping[Node, Node]) -> tuple[str, list[Any], list[int]]:
+    """The source of a region's kernel, its operands, nodes with memory or tables of indices, and where each begins.
+
+    That is an offset in bytes, for operands of which the kernel reads or writes a part only.
+    """
+    printer = Printer(region, plan, into)
     key = printer.prepare()
     if key not in _printed:
         # Formulas are told apart by their identity, so they stay alive with the key.
         _printed[key] = printer.print(), [n.data for n in region.nodes]
-    return _printed[key][0], printer.operands
+    return _printed[key][0], printer.operands, printer.offsets

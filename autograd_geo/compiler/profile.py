@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -75,8 +75,15 @@ class _Memory:
                 key = self._key(x)
                 if key not in self._arrays:
                     self._arrays[key] = self._placed(key) if isinstance(key, Node) else x
-        self._numbers = {key: k for k, key in enumerate(self._arrays)}
-        self._addresses = np.array([address_of(a) for a in self._arrays.values()] or [0], np.int64)
+        self._numbers: dict[Any, int] = {}
+        addresses: list[int] = []
+        for step in program.steps:
+            for x, offset in zip_longest(step.operands, step.offsets, fillvalue=0):
+                place = self._key(x), offset
+                if place not in self._numbers:
+                    self._numbers[place] = len(addresses)
+                    addresses.append(address_of(self._arrays[place[0]]) + offset)
+        self._addresses = np.array(addresses or [0], np.int64)
 
     def _key(self, operand: Any) -> Any:
         """What stands for the memory of an operand: an input for what is written in its place."""
@@ -107,7 +114,10 @@ class _Memory:
         return run_all if steps else self._kernels([])
 
     def _kernels(self, steps: Sequence[Step]) -> Callable[[], None]:
-        operands = [[self._numbers[self._key(x)] for x in step.operands] for step in steps]
+        operands = [
+            [self._numbers[self._key(x), o] for x, o in zip_longest(step.operands, step.offsets, fillvalue=0)]
+            for step in steps
+        ]
         kernels = [step.kernel.address for step in steps if step.kernel is not None]
         arrays: list[Any] = [
             self._addresses,

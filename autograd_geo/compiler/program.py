@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from ..tape import Entry
 from ..value import SCALAR, Spec
 from . import blas
-from .graph import CALL, CONST, INPUT, MAP, PRODUCT, SCAN, SCATTER, Graph, Node
+from .graph import CALL, CONST, INPUT, JOIN, MAP, PRODUCT, SCAN, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
 from .machine import address_of, run
 from .moves import ZERO
@@ -39,6 +40,7 @@ class Step:
     what: Region | Node
     operands: list[Any]
     kernel: Kernel | None
+    offsets: Sequence[int] = ()  # in bytes, where the kernel begins in each operand, if not at 0
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class Program:
         self.copied: list[Cell] = []
         for cell in self.cells:
             old, new = cell.old, cell.new
-            free = not self.calls_back and new not in self.direct and at[new] > looked_at
+            free = not self.calls_back and new.kind != JOIN and new not in self.direct and at[new] > looked_at
             if free and old is not None:
                 home = self.plan.home.get(new)
                 free = all(
@@ -120,8 +122,8 @@ class Program:
 
     def _step(self, what: Region | Node) -> Step:
         if isinstance(what, Region):
-            source, operands = print_region(what, self.plan.stored, self.into)
-            return Step(what, operands, kernel(source))
+            source, operands, offsets = print_region(what, self.plan, self.into)
+            return Step(what, operands, kernel(source), offsets)
         places = [storage(a) for a in what.args]
         if what.kind == PRODUCT:
             return Step(what, [*places, what, blas.parameters(what)], blas.product())
@@ -177,6 +179,8 @@ class Program:
         self._slots: dict[Any, int] = {}
         self._addresses: list[int] = []
         self._kept: list[Any] = []
+        #: For buffers from outside: which slots are so many bytes further on.
+        self.further: dict[int, list[tuple[int, int]]] = {}
         #: Arrays that stay where they are, by slot: what is small is copied in and out of them.
         self.views: dict[int, np.ndarray[Any, Any]] = {}
         self._number_places()
@@ -189,19 +193,21 @@ class Program:
         first = 0
         self.ready: dict[Node, int] = {}  # how many kernels have run when a value is there
 
-        def add(address: int, places: Sequence[Any]) -> None:
+        def add(address: int, places: Sequence[Any], offsets: Sequence[int] = ()) -> None:
             kernels.append(address)
             starts.append(len(operands))
-            operands.extend(map(self.slot, places))
+            operands.extend([self.slot(x, offset=o) for x, o in zip_longest(places, offsets, fillvalue=0)])
 
         for step in self.steps:
             if step.kernel is None:
                 segments += [(first, len(kernels)), (step.what, [*map(self.slot, step.operands)])]
                 first = len(kernels)
                 continue
-            add(step.kernel.address, step.operands)
+            add(step.kernel.address, step.operands, step.offsets)
             for node in step.what.nodes if isinstance(step.what, Region) else [step.what]:
                 self.ready[node] = len(kernels)
+                if node in self.plan.parts:
+                    self.ready[self.plan.parts[node][0]] = len(kernels)
         self.main = len(kernels)
         segments.append((first, self.main))
         for cell in self.copied:
@@ -251,11 +257,16 @@ class Program:
             struct.Struct(f"{len(self.unpacked)}d").unpack_from, block, 8 * (len(keys) - len(self.unpacked))
         )
 
-    def slot(self, x: Any, address: int | None = None) -> int:
-        """The number among the addresses of a buffer."""
+    def slot(self, x: Any, address: int | None = None, offset: int = 0) -> int:
+        """The number among the addresses of a buffer, or of where it is `offset` bytes further on."""
         if isinstance(x, Node) and x in self.direct:
             x = self.direct[x].old or self.direct[x]
-        key = x if isinstance(x, Node) else id(x)
+        key: Any = x if isinstance(x, Node) else id(x)
+        if offset:
+            whole, key = self.slot(x), (key, offset)
+            if key not in self._slots and not self._addresses[whole]:
+                self.further.setdefault(whole, []).append((len(self._addresses), offset))
+            address = self._addresses[whole] and self._addresses[whole] + offset
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = len(self._addresses)

@@ -14,8 +14,7 @@ from enum import Enum
 from math import inf, prod
 from typing import Any, NamedTuple
 
-from .. import expr
-from .graph import CALL, CONST, GATHER, INPUT, MAP, MOVE, PRODUCT, REDUCE, SCAN, SCATTER, Formula, Node
+from .graph import CALL, CONST, GATHER, INPUT, JOIN, MAP, MOVE, PRODUCT, REDUCE, SCAN, SCATTER, Node, cast_formula
 from .moves import Shape, in_order
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
@@ -75,6 +74,7 @@ class Plan:
     stored: set[Node]
     outputs: list[Node]  # where each output is found, an input or a node with a buffer
     home: dict[Node, Region]
+    parts: dict[Node, tuple[Node, int]]  # what is part of a join, and at which of its elements it begins
     positions: dict[Node, int]  # the step that computes each node
 
 
@@ -89,6 +89,7 @@ class Reason(Enum):
     REDUCE = "a reduction is finished before it is read"
     MOVE = "it is read at other indices"
     GATHER = "it is read at indices that are computed"
+    JOIN = "many arrays are joined in memory"
     SHAPE = "it is read in a loop over another shape"
     WAITS = "its reader also needs what is there only later"
     FULL = f"a region has at most {MOST_NODES} nodes"
@@ -99,6 +100,7 @@ class Reason(Enum):
 _APART = {
     INPUT: Reason.GIVEN, CONST: Reason.GIVEN, PRODUCT: Reason.PRODUCT, SCATTER: Reason.SCATTER, SCAN: Reason.SCAN,
     CALL: Reason.CALL, REDUCE: Reason.REDUCE, MOVE: Reason.MOVE, GATHER: Reason.GATHER,
+    JOIN: Reason.JOIN,
 }  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def obstacle(nodes: Sequence[Node], region: Region, positions: Mapping[Node, int
 
 def position(node: Node, positions: Mapping[Node, int]) -> float:
     """The step after which a node can be read; infinite for one that is not placed."""
-    if node.kind in (MOVE, GATHER):
+    if node.kind in (MOVE, GATHER, JOIN):
         return max([position(a, positions) for a in node.args])
     return -1 if node.kind in (INPUT, CONST) else positions.get(node, inf)
 
@@ -166,7 +168,7 @@ def plan(outputs: Sequence[Node]) -> Plan:
     def copied(node: Node) -> Node:
         """The same values in memory of their own."""
         if node not in copies:
-            copies[node] = Node(MAP, node.shape, node.dtype, (node,), Formula(expr.Var("a0"), node.dtype), node.entry)
+            copies[node] = Node(MAP, node.shape, node.dtype, (node,), cast_formula(node.dtype), node.entry)
             copies[node].rank = node.rank + 0.5
         return copies[node]
 
@@ -198,7 +200,9 @@ def plan(outputs: Sequence[Node]) -> Plan:
     places = [storage(n) for n in final]
     stored.update(n for n in places if n is not None and n.kind in (MAP, REDUCE))
     stored.update(n for n in nodes if n.kind == REDUCE)
-    return Plan(steps, stored, [n for n in places if n is not None], home, placing.positions)
+    parts = {a: (n, start) for n in nodes if n.kind == JOIN for a, start in zip(n.args, n.data, strict=True)}
+    positions = placing.positions | {n: max(placing.positions[a] for a in n.args) for n in nodes if n.kind == JOIN}
+    return Plan(steps, stored, [n for n in places if n is not None], home, parts, positions)
 
 
 def _turn_products(nodes: Sequence[Node], outputs: Sequence[Node]) -> None:
