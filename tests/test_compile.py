@@ -116,6 +116,18 @@ def test_rows_pass_memory_once(fn: Any) -> None:
     assert recorded.program.arena_bytes < x.nbytes
 
 
+def test_a_gradient_of_rows_passes_memory_once() -> None:
+    x, w = np.random.default_rng(0).normal(size=(20, 100)), np.linspace(1, 2, 20)
+    eager = ag.value_and_grad(lambda x, w: (ag.logsumexp(x, -1) * w).sum(), (0, 1))
+    fast = ag.compile(eager)
+    fast(x, w)
+    (value, gradients), (loss, slopes) = fast(x, w), eager(x, w)
+    for found, expected in zip((value, *gradients), (loss, *slopes), strict=True):
+        same(found, expected)
+    (recorded,) = next(iter(fast._recordings.values()))
+    assert [s.what.shape for s in recorded.program.steps] == [(20, 100), (20,)]
+
+
 @pytest.mark.parametrize("lead", [(), (3,)])
 @pytest.mark.parametrize(
     "fn",
