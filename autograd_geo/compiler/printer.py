@@ -122,7 +122,13 @@ class Printer:
             for group in (self.reads, self.writes, self.kept)
             for a, x in group.items()
         )
-        return full, region.rows, nodes, accesses, tuple(local[n] for n in (*self.writes, *self.kept))
+        return (
+            full,
+            region.rows,
+            nodes,
+            accesses,
+            *(tuple(local[n] for n in group) for group in (self.writes, self.kept)),
+        )
 
     def _span(
         self, a: Node, operand: int, strides: Shape, box: tuple[Shape, Shape] | None = None, base: int = 0
