@@ -75,6 +75,62 @@ def test_large_products_go_to_blas(shapes: Any, dtype: Any) -> None:
         same(found / scale, expected / scale, 1e-12 if dtype == np.float64 else 1e-5)
 
 
+ROWS: dict[str, Any] = {
+    "softmax": lambda x, w: ag.softmax(x) * w,
+    "log_softmax": lambda x, w: (ag.log_softmax(x) * w).sum(-1),
+    "layer norm": lambda x, w: (x - ag.mean(x, -1, True)) / (ag.std(x, -1, keepdims=True) + 0.1) * w,
+    "logsumexp": lambda x, w: x * ag.logsumexp(x * w, -1, True),
+    "rows joined": lambda x, w: ag.softmax(np.concatenate([x[:, 3:], w * 2], -1)),
+    "rows moved": lambda x, w: ag.softmax(np.roll(x, 2, 0)) + ag.max(np.roll(w, 1, 1), -1, True),
+    "rows and columns": lambda x, w: ag.softmax(x).sum(0) + (x - ag.max(x, -1, True)).max(0) * w[0],
+    "a vector": lambda x, w: ag.softmax(x[0]) * ag.norm(x[1] * w[1]),
+    "values per row from outside": lambda x, w: x * (ag.sum(x * w, -1, True) * w[:, :1] + ag.tanh(w[:, 5:6])),
+    "other rows": lambda x, w: x + np.flip(ag.sum(x * w, -1, True), 0),
+    "one row": lambda x, w: ag.softmax(x[:1]) - ag.min(w[:1], -1, True),
+    "where the largest is": lambda x, w: ag.softmax(x) * (ag.argmax(x * w, -1, True) == np.arange(80)),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rows_are_finished_one_by_one(name: str, dtype: Any) -> None:
+    fn, rng = ROWS[name], np.random.default_rng(0)
+    eager = ag.value_and_grad(lambda x, w: (fn(x, w) ** 2).sum(), (0, 1))
+    fast, value = ag.compile(eager), ag.compile(fn)
+    for _ in range(2):
+        x, w = rng.normal(size=(2, 6, 80)).astype(dtype)
+        (loss, gradients), (wanted, slopes) = fast(x, w), eager(x, w)
+        pairs = [(value(x, w), fn(ag.tensor(x), ag.tensor(w))), (loss, wanted), *zip(gradients, slopes, strict=True)]
+        for found, expected in pairs:
+            scale = np.abs(expected.numpy()).max() or 1.0
+            same(found / scale, expected / scale, 1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("fn", [ag.softmax, ag.log_softmax, lambda x: ag.logsumexp(x, -1), lambda x: ag.std(x, -1)])
+def test_rows_pass_memory_once(fn: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 100))
+    x[3], x[4, 5], x[5, 6] = -np.inf, np.inf, np.nan
+    with np.errstate(all="ignore"):
+        fast = ag.compile(fn)
+        fast(x)
+        same(fast(x), fn(ag.tensor(x)))
+    (recorded,) = fast.recorded
+    assert len(recorded.program.steps) == 1
+    assert recorded.program.arena_bytes < x.nbytes
+
+
+def test_a_gradient_of_rows_passes_memory_once() -> None:
+    x, w = np.random.default_rng(0).normal(size=(20, 100)), np.linspace(1, 2, 20)
+    eager = ag.value_and_grad(lambda x, w: (ag.logsumexp(x, -1) * w).sum(), (0, 1))
+    fast = ag.compile(eager)
+    fast(x, w)
+    (value, gradients), (loss, slopes) = fast(x, w), eager(x, w)
+    for found, expected in zip((value, *gradients), (loss, *slopes), strict=True):
+        same(found, expected)
+    (recorded,) = fast.recorded
+    assert [s.what.shape for s in recorded.program.steps] == [(20, 100), (20,)]
+
+
 @pytest.mark.parametrize("lead", [(), (3,)])
 @pytest.mark.parametrize(
     "fn",

@@ -128,6 +128,8 @@ class Graph:
     def constant(self, value: Value, dtype: np.dtype[Any]) -> Node:
         """A value that never changes; the same number is one node."""
         array = np.asarray(value, dtype)
+        if array.size > 1 and array.tobytes() == array.reshape(-1)[0].tobytes() * array.size:  # ones, zeros
+            return self.move(broadcast((), array.shape), [self.constant(array.reshape(-1)[0], dtype)])
         if array.ndim:
             return Node(CONST, array.shape, dtype, data=array)
         key = dtype.char, array.tobytes()
@@ -182,6 +184,10 @@ class Graph:
         if all(not isinstance(x, Node) or (x.kind == CONST and not x.shape) for x in args) and not shape:
             values = [np.asarray(x.data)[()] if isinstance(x, Node) else x for x in args]
             return self.constant(op.evaluate(values, attrs), dtype)
+        if op.name == "multiply":  # the seed of a reverse pass
+            for one, x in (args, args[::-1]):
+                if isinstance(x, Node) and (x.shape, x.dtype) == (shape, dtype) and _is_one(one):
+                    return x
         at = dtype
         if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
             at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
@@ -389,6 +395,13 @@ def _hit_formula(dtype: np.dtype[Any]) -> Formula:
 @cache
 def _choice_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.parse("where(a0, a1, a2)", ("a0", "a1", "a2")), dtype)
+
+
+def _is_one(x: Any) -> bool:
+    """Whether this is 1 everywhere, in each call."""
+    while isinstance(x, Node) and x.kind == MOVE and len(x.args) == 1 and x.data.repeats(0):
+        x = x.args[0]
+    return bool(x.kind == CONST and x.size == 1 and x.data == 1 if isinstance(x, Node) else x == 1)
 
 
 def _needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:

@@ -127,7 +127,13 @@ class Printer:
             for group in (self.reads, self.writes, self.kept)
             for a, x in group.items()
         )
-        return full, region.rows, nodes, accesses, tuple(local[n] for n in (*self.writes, *self.kept))
+        return (
+            full,
+            region.rows,
+            nodes,
+            accesses,
+            *(tuple(local[n] for n in group) for group in (self.writes, self.kept)),
+        )
 
     def _begin_where_used(self) -> None:
         """Count the elements of each operand from the first that is used: steps of a loop then have one source."""

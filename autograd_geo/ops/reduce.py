@@ -140,7 +140,8 @@ def _variance(x: Any, axis: Axis, ddof: int, keepdims: bool) -> Any:
     if x.dtype == np.float16:
         return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)  # which adds in single precision
     centred = _centred(x if x.dtype.kind == "f" else x.astype(np.float64), axis)
-    return (centred * centred).sum(axis=axis, keepdims=keepdims) / (_count(x.shape, axis) - ddof)
+    centred *= centred
+    return centred.sum(axis=axis, keepdims=keepdims) / (_count(x.shape, axis) - ddof)
 
 
 def _largest(x: Any, axis: Axis, of_none: float) -> Any:
