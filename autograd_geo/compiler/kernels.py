@@ -24,11 +24,11 @@ from math import inf, nan
 from numba import boolean as b1, cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, int32 as i4, int64 as i8
 from numba import uint8 as u1, uint16 as u2, uint32 as u4, uint64 as u8
 from autograd_geo.compiler import vector_math as vm
-from autograd_geo.compiler.machine import SIGNATURE, add_in_any_order, larger, or_nan, select, smaller
+from autograd_geo.compiler.machine import PART_SIGNATURE, SIGNATURE, add_in_any_order, larger, or_nan, select, smaller
 from autograd_geo.compiler.machine import {", ".join([*machine.LOADS, *machine.STORES])}
 
 
-@cfunc(SIGNATURE, cache=CACHE, fastmath={{"contract"}}, error_model="numpy")
+@cfunc(KIND, cache=CACHE, fastmath={{"contract"}}, error_model="numpy")
 """
 
 
@@ -46,7 +46,7 @@ _lock = threading.Lock()
 
 
 def kernel(source: str) -> Kernel:
-    """The kernel of this source, `def kernel(a, o): ...`."""
+    """The kernel of this source, `def kernel(a, o): ...` or `def kernel(a, o, lo, hi, chunk): ...`."""
     found = _kernels.get(source)
     if found is None:
         with _lock:
@@ -65,13 +65,18 @@ def _load(source: str) -> Any:
     if folder is not None:
         path = folder / f"{name}.py"
         try:
-            _write_once(path, _HEAD.replace("CACHE", "True") + source)
+            _write_once(path, _module_text(source, True))
             return _module(name, path).kernel
         except OSError as error:
             _warn_once(str(error))
     scope: dict[str, Any] = {"__name__": name}
-    exec(compile(_HEAD.replace("CACHE", "False") + source, f"<autograd_geo {name}>", "exec"), scope)
+    exec(compile(_module_text(source, False), f"<autograd_geo {name}>", "exec"), scope)
     return scope["kernel"]
+
+
+def _module_text(source: str, cache: bool) -> str:
+    kind = "SIGNATURE" if source.startswith("def kernel(a, o):") else "PART_SIGNATURE"
+    return _HEAD.replace("CACHE", str(cache)).replace("KIND", kind) + source
 
 
 def _module(name: str, path: Path) -> ModuleType:
