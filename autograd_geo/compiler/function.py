@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -65,7 +67,8 @@ class Compiled(Generic[P, R]):
                         self._recordings.remove(recorded)
                         self._recordings.insert(0, recorded)
                     return result  # type: ignore[no-any-return]
-            return self._first_call(args, kwargs)
+            with _collector_paused():
+                return self._first_call(args, kwargs)
 
     @property
     def recorded(self) -> tuple[Recorded, ...]:
@@ -128,6 +131,18 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
     tensors, arrays, numbers, modules and nested lists, tuples and dicts of them.
     """
     return fn if isinstance(fn, Compiled) else Compiled(fn)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No collection of cycles: a recording makes many objects, and keeps them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _is_numeric(x: Any) -> bool:
