@@ -649,7 +649,12 @@ def test_steps_that_read_and_write_row_after_row_share_their_kernels() -> None:
 
 # --- kernels on disk --------------------------------------------------------------------------------------------------
 
-PROGRAM = "import numpy as np, autograd_geo as ag; print(ag.compile(lambda x: ag.sin(x) + 1)(np.zeros(3)).numpy())"
+PROGRAM = """\
+import numpy as np, autograd_geo as ag
+fast = ag.compile(lambda x: ag.sin(x) + 1)
+fast(np.zeros(3))
+print(fast(np.zeros(3)).numpy())
+"""
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Any) -> None:
@@ -670,3 +675,31 @@ def test_two_processes_may_compile_the_same_kernel(tmp_path: Any) -> None:
     assert [p.communicate()[0].strip() for p in both] == ["[1. 1. 1.]"] * 2
     assert len(list((tmp_path / "kernels").glob("kernel_*.py"))) >= 1
     assert not list((tmp_path / "kernels").glob("*.tmp"))
+
+
+def run_program(folder: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "AUTOGRAD_GEO_CACHE_DIR": str(folder)}
+    return subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc", "py", "sha256"])
+def test_files_that_were_damaged_are_made_again(tmp_path: Any, ending: str) -> None:
+    assert run_program(tmp_path).stdout.strip() == "[1. 1. 1.]"
+    (file,) = [f for f in tmp_path.rglob(f"*.{ending}") if f.stem.startswith("kernel_")]
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0x10
+    for damaged in (whole[: len(whole) // 2], b"", b"\xff" * 100, bytes(flipped)):
+        file.write_bytes(damaged)
+        done = run_program(tmp_path)
+        assert (done.stdout.strip(), done.stderr) == ("[1. 1. 1.]", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are those of POSIX")
+def test_kernels_are_kept_in_a_private_folder(tmp_path: Any) -> None:
+    run_program(tmp_path)
+    assert (tmp_path / "kernels").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "kernels").chmod(0o777)
+    done = run_program(tmp_path)
+    assert done.stdout.strip() == "[1. 1. 1.]"
+    assert "others may write there" in done.stderr

@@ -64,14 +64,45 @@ def _load(source: str) -> Any:
     folder = directory()
     if folder is not None:
         path = folder / f"{name}.py"
-        try:
-            _write_once(path, _module_text(source, True))
-            return _module(name, path).kernel
-        except OSError as error:
-            _warn_once(str(error))
+        for _ in range(2):
+            try:
+                return _kept(name, path, _module_text(source, True))
+            except OSError as error:
+                _warn_once(str(error))
+                break
+            except Exception:  # something else has written into its files
+                _discard(path)
     scope: dict[str, Any] = {"__name__": name}
     exec(compile(_module_text(source, False), f"<autograd_geo {name}>", "exec"), scope)
     return scope["kernel"]
+
+
+def _kept(name: str, path: Path, text: str) -> Any:
+    """A kernel from its files, which are made if they are not there, or not as they were written."""
+    note = path.with_suffix(".sha256")
+    if not note.exists() or note.read_bytes() != _digest(path):
+        _discard(path)
+    _write_once(path, text.encode())
+    function = _module(name, path).kernel
+    _write_once(note, _digest(path))
+    return function
+
+
+def _compiled_files(path: Path) -> list[Path]:
+    return sorted((path.parent / "__pycache__").glob(f"{path.stem}.*.nb[ic]"))
+
+
+def _digest(path: Path) -> bytes:
+    """What stands for the contents of what was compiled: it is native code, and would run whatever it became."""
+    digest = hashlib.sha256()
+    for file in _compiled_files(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest().encode()
+
+
+def _discard(path: Path) -> None:
+    for file in (path, path.with_suffix(".sha256"), *_compiled_files(path)):
+        file.unlink(missing_ok=True)
 
 
 def _module_text(source: str, cache: bool) -> str:
@@ -92,14 +123,14 @@ def _module(name: str, path: Path) -> ModuleType:
     return module
 
 
-def _write_once(path: Path, text: str) -> None:
+def _write_once(path: Path, content: bytes) -> None:
     """Write a file unless it is there; another process may do so at the same time."""
-    if path.exists() and path.read_text("utf-8") == text:
+    if path.exists() and path.read_bytes() == content:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -108,7 +139,10 @@ def _write_once(path: Path, text: str) -> None:
 
 @functools.cache
 def directory() -> Path | None:
-    """Where kernels are kept: AUTOGRAD_GEO_CACHE_DIR, else the platform's folder for caches; None if unwritable."""
+    """Where kernels are kept: AUTOGRAD_GEO_CACHE_DIR, else the platform's folder for caches.
+
+    None if it cannot be written, or if others can: they could put code there that would run here.
+    """
     chosen = os.environ.get("AUTOGRAD_GEO_CACHE_DIR")
     if chosen is None:
         from platformdirs import user_cache_dir
@@ -116,7 +150,10 @@ def directory() -> Path | None:
         chosen = user_cache_dir("autograd_geo", appauthor=False)
     folder = Path(chosen) / "kernels"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+            raise PermissionError(f"{folder} belongs to another user, or others may write there")
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
