@@ -265,6 +265,7 @@ def _private(forward: Function) -> Function:
             return z.copy()
         return z
 
+    run.__module__ = forward.__module__  # the compiler asks whose code it is
     return run
 
 

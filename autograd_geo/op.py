@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import expr
-from .tape import ACTIVE, CONSTANT, TRACING, Entry, caller, leaf, mode, next_number, recording, tracer
+from .tape import ACTIVE, CONSTANT, TRACING, WEAK, Entry, caller, leaf, mode, next_number, recording, tracer
 from .tensor import Tensor, entry_of, wrap
 from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
 
@@ -205,6 +205,8 @@ def _install_operator(name: str, function: Function) -> None:
     if name in ("__add__", "__sub__", "__mul__", "__truediv__", "__pow__", "__matmul__"):
 
         def update(self: Tensor, other: Any) -> Tensor:
+            if mode() & TRACING and self._entry is not None and self._entry.state == WEAK:
+                return function(self, other)  # type: ignore[no-any-return]  # stands for a Python number
             self._become(function(self, other), f"x {_SYMBOLS[name]}= v")
             return self
 

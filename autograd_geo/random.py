@@ -12,16 +12,18 @@ and so shares no words with draws from the same seed.
 
 from __future__ import annotations
 
-import itertools
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeAlias
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .tape import TRACING, mode
+from .tape import TRACING, mode, tracer
 
 __all__ = [
     "Generator",
@@ -45,6 +47,24 @@ def words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
     return np.random.Philox(key=key).random_raw(count)
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _drawn(method: _F) -> _F:
+    """A method that draws: in a compiled function its numbers are drawn anew in each call."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def draw(self: Generator, *args: Any, **kwargs: Any) -> Any:
+        if mode() & TRACING:
+            given = signature.bind(self, *args, **kwargs)
+            given.apply_defaults()
+            return tracer().draw(self, method.__name__, given.args[1:])
+        return method(self, *args, **kwargs)
+
+    return cast(_F, draw)
+
+
 class Generator:
     """Random draws from a seed; the k-th draw uses stream `stream + k`, whatever the sizes drawn before it.
 
@@ -53,20 +73,31 @@ class Generator:
     """
 
     def __init__(self, seed: int, stream: int = 0) -> None:
+        self._lock = threading.Lock()
         self.reset(seed, stream)
 
     def reset(self, seed: int, stream: int = 0) -> None:
         """Start again from `seed`, with `stream` for the next draw."""
-        # One assignment, so that a draw in another thread never pairs the old seed with the new count.
-        self._state = _word_sized(seed, "seed"), itertools.count(_word_sized(stream, "stream"))
+        self.rewind((_word_sized(seed, "seed"), _word_sized(stream, "stream")))
 
     @property
     def seed(self) -> int:
-        return self._state[0]
+        return self._seed
+
+    def mark(self) -> tuple[int, int]:
+        """The seed and the stream of the next draw, for `rewind`."""
+        with self._lock:
+            return self._seed, self._stream
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Go back to where `mark()` was called: the draws since then will come again."""
+        with self._lock:
+            self._seed, self._stream = mark
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed})"
 
+    @_drawn
     def uniform(self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
         """Numbers of `shape`, uniform in [low, high) up to rounding.
 
@@ -79,6 +110,7 @@ class Generator:
         fractions = _fractions(self._words(shape), 53 if dtype == np.float64 else 24).astype(dtype)
         return (low + (high - low) * fractions).reshape(shape)
 
+    @_drawn
     def normal(self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
         """Normal numbers of `shape`; float32 ones are the float64 ones, rounded.
 
@@ -95,10 +127,16 @@ class Generator:
         pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
         return (mean + std * pairs.ravel()[:size]).astype(dtype).reshape(shape)
 
+    @_drawn
     def permutation(self, n: SupportsIndex) -> NDArray[np.int64]:
         """The integers 0 .. n - 1 in random order, (n,): the order that sorts n words, ties kept in place."""
-        return np.argsort(self._words(_sizes(n)), kind="stable").astype(np.int64, copy=False)
+        drawn = self._words(_sizes(n))
+        order = np.argsort(drawn)
+        if np.any(np.diff(drawn[order]) == 0):  # about never, and a stable sort takes five times as long
+            order = np.argsort(drawn, kind="stable")
+        return order.astype(np.int64, copy=False)
 
+    @_drawn
     def integers(self, high: int, shape: Shape) -> NDArray[np.int64]:
         """Integers of `shape` in 0 .. high - 1: words modulo `high` <= 2**63, so biased by high / 2**64."""
         high, shape = operator.index(high), _sizes(shape)
@@ -106,6 +144,7 @@ class Generator:
             raise ValueError(f"integers needs 1 <= high <= 2**63, not high={high}")
         return (self._words(shape) % np.uint64(high)).astype(np.int64).reshape(shape)
 
+    @_drawn
     def bernoulli(self, p: float, shape: Shape) -> NDArray[np.bool_]:
         """Booleans of `shape`, each true with probability `p`: where a uniform number is below `p`."""
         if not 0 <= p <= 1:
@@ -113,13 +152,10 @@ class Generator:
         return np.asarray(self.uniform(shape) < p)
 
     def _words(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
-        if mode() & TRACING:
-            raise TypeError(
-                "compile: numbers drawn inside the function would be the same in each call; draw them outside and pass "
-                "them as an argument"
-            )
-        seed, streams = self._state
-        return words(seed, next(streams), math.prod(shape))
+        with self._lock:
+            seed, stream = self._seed, self._stream
+            self._stream += 1
+        return words(seed, stream, math.prod(shape))
 
 
 def _word_sized(value: int, name: str) -> int:

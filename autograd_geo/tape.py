@@ -219,6 +219,16 @@ class traced_by:
         _mode.reset(self._tokens[1])
 
 
+class untraced:
+    """Context manager: no tracer sees what is done."""
+
+    def __enter__(self) -> None:
+        self._token = _mode.set(_mode.get() & ~TRACING)
+
+    def __exit__(self, *exc: object) -> None:
+        _mode.reset(self._token)
+
+
 class set_grad_enabled(ContextDecorator):
     """Context manager and decorator: record (`True`) or do not (`False`), in this thread or task only."""
 
@@ -327,9 +337,12 @@ def caller(depth: int = 1) -> tuple[CodeType | None, int]:
 
 def line_of(entry: Entry) -> tuple[str, int] | None:
     """File and line on which the user recorded this entry, if known."""
-    if entry.code is None:
-        return None
-    return entry.code.co_filename, span(entry.code, entry.lasti)[0] or entry.code.co_firstlineno
+    return None if entry.code is None else line_at(entry.code, entry.lasti)
+
+
+def line_at(code: CodeType, lasti: int) -> tuple[str, int]:
+    """File and line of an instruction."""
+    return code.co_filename, span(code, lasti)[0] or code.co_firstlineno
 
 
 def describe(entry: Entry) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Tensor:
         __or__: Callable[[Tensor, Any], Tensor]
         __ror__: Callable[[Tensor, Any], Tensor]
         __invert__: Callable[[Tensor], Tensor]
-        __setitem__: Callable[[Tensor, Any, Any], None]
+        __setitem__: ClassVar[Callable[[Tensor, Any, Any], None]]
         backward: Callable[..., None]
 
         def __getattr__(self, name: str) -> Callable[..., Tensor]: ...

@@ -12,8 +12,8 @@ pytest.importorskip("numba")
 from test_ops import calls, differentiable, scalar_of
 
 import autograd_geo as ag
-from autograd_geo.compiler import Compiled
-from autograd_geo.op import Op, registry
+from autograd_geo.compiler import Compiled, regions
+from autograd_geo.op import Op, functions, registry
 
 OPS = [pytest.param(op, id=name) for name, op in registry.items()]
 
@@ -59,6 +59,9 @@ def check(op: Op, args: list[Any], attrs: dict[str, Any], dtype: Any, rtol: floa
             scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0) if wanted.dtype.kind == "f" else 0.0
             np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol * scale, err_msg=str((op.name, args, attrs)))
     assert not active or compiled.recordings == 1
+    if functions[op.name].__module__.startswith("autograd_geo."):
+        steps = [s for r in compiled.recorded for s in r.program.steps]
+        assert all(s.kernel is not None for s in steps), "ops of the library are not called back"
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -68,3 +71,11 @@ def test_compiled_is_eager(op: Op) -> None:
         check(op, args, attrs, np.float64, 1e-11)
     for args, attrs in found[1:2] or found[:1]:
         check(op, args, attrs, np.float32, 2e-4)
+
+
+@pytest.mark.parametrize("op", [p for p in OPS if functions[p.values[0].name].__module__.endswith(".reduce")])
+def test_row_after_row(op: Op, monkeypatch: Any) -> None:
+    """Reductions over last axes that are finished row by row, as long rows are."""
+    monkeypatch.setattr(regions, "LEAST_ROW", 2)
+    for args, attrs in calls(op):
+        check(op, args, attrs, np.float64, 1e-11)

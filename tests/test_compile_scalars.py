@@ -45,8 +45,8 @@ def chain(length: int, seed: int, ops: list[Op] = POINTWISE) -> Callable[[Any, A
 
 
 def steps_of(compiled: Any) -> list[Any]:
-    (recordings,) = compiled._recordings.values()
-    return list(recordings[0].program.steps)
+    (recorded,) = compiled.recorded
+    return list(recorded.program.steps)
 
 
 def tables_of(compiled: Any) -> list[Any]:

@@ -6,19 +6,29 @@ import functools
 import gc
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from itertools import count
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
 from ..tape import ACTIVE, TRACING, Entry, mode, set_grad_enabled, tape, traced_by
 from ..tensor import Tensor, wrap
 from ..tree import leaves, map_leaves
+from ..value import from_user
+from .call import MISMATCH, Outline, Output, write_call
+from .errors import CompileError
+from .explain import Explanation, explain, source
 from .graph import Graph
 from .outside import guards_of
+from .places import argument
 from .program import Program
-from .trace import Getter, Read, Setter, Tracer
+from .trace import Tracer
+
+if TYPE_CHECKING:
+    from .. import viz
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,75 +38,89 @@ MOST_RECORDINGS = 32
 
 @dataclass(slots=True)
 class Recorded:
-    """One recording: its program, what it returns, what it leaves behind, and when it holds."""
+    """One recording: its program, what it was recorded from, and what runs it: `call(mode, args, kwargs)`."""
 
     program: Program
-    result: Any  # the result's nesting, with a number of an output for each tensor
-    reads: list[tuple[Read, int]]
-    changes: list[tuple[Setter, int | None]]
-    guards: list[tuple[Getter, Any]]
-
-
-class _Output(int):
-    """Stands in a result for the program's output of this number."""
+    outline: Outline
+    call: Callable[..., Any]
 
 
 class Compiled(Generic[P, R]):
-    """A compiled function; made by `compile`."""
+    """A compiled function; made by `compile`. It may be called from several threads, which take turns."""
 
     def __init__(self, fn: Callable[P, R]) -> None:
         functools.update_wrapper(self, fn)
         self._fn = fn
-        self._recordings: dict[Any, list[Recorded]] = {}
+        self._recordings: list[Recorded] = []
         self._count = 0
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if mode() & TRACING:
+        now = mode()
+        if now & TRACING:
             return self._fn(*args, **kwargs)
-        found = list(leaves((args, kwargs)))
-        first: dict[int, int] = {}
-        shared = tuple(first.setdefault(id(x), k) for k, x in enumerate(found) if isinstance(x, Tensor))
-        key = (_signature((args, kwargs)), shared, mode())
         with self._lock:
-            recordings = self._recordings.setdefault(key, [])
-            for k, recorded in enumerate(recordings):
-                result = self._replay(recorded, found)
-                if result is not _MISMATCH:
-                    if k:
-                        recordings.insert(0, recordings.pop(k))
+            for recorded in self._recordings:
+                result = recorded.call(now, args, kwargs)
+                if result is not MISMATCH:
+                    if recorded is not self._recordings[0]:
+                        self._recordings.remove(recorded)
+                        self._recordings.insert(0, recorded)
                     return result  # type: ignore[no-any-return]
-            if self._count >= MOST_RECORDINGS:
-                warnings.warn(
-                    f"{self._fn.__qualname__} was recorded {self._count} times, for ever new shapes or values that "
-                    "Python reads; from now on it runs uncompiled. Keep shapes the same, and choose by ag.where",
-                    stacklevel=2,
-                )
-                return self._fn(*args, **kwargs)
-            self._count += 1
-            result, recorded = _record(self._fn, args, kwargs)
-            recordings.insert(0, recorded)
-            return result  # type: ignore[no-any-return]
+            with _collector_paused():
+                return self._first_call(args, kwargs)
+
+    @property
+    def recorded(self) -> tuple[Recorded, ...]:
+        """The recordings, that of the last call first."""
+        return tuple(self._recordings)
 
     @property
     def recordings(self) -> int:
         """How often the function was recorded."""
         return self._count
 
-    def _replay(self, recorded: Recorded, found: Sequence[Any]) -> Any:
-        for get, expected in recorded.guards:
-            if get(found) != expected:
-                return _MISMATCH
-        outputs = recorded.program.run(found)
-        if outputs is None or not all(read.holds(outputs[k]) for read, k in recorded.reads):
-            return _MISMATCH
-        for put, number in recorded.changes:
-            put(found, None if number is None else outputs[number])
-        return map_leaves(lambda x: wrap(outputs[x]) if type(x) is _Output else x, recorded.result)
+    def _first_call(self, args: Any, kwargs: Any) -> R:
+        """A call that no recording holds for: run in Python, and recorded."""
+        if self._count >= MOST_RECORDINGS:
+            warnings.warn(
+                f"{self._fn.__qualname__} was recorded {self._count} times, for ever new shapes or values that "
+                "Python reads; from now on it runs uncompiled. Keep shapes the same, and choose by ag.where",
+                stacklevel=3,
+            )
+            return self._fn(*map_leaves(_as_recorded, args), **map_leaves(_as_recorded, kwargs))
+        result, recorded = _record(self._fn, args, kwargs)
+        self._count += 1
+        self._recordings.insert(0, recorded)
+        return result  # type: ignore[no-any-return]
 
+    # --- looking inside -------------------------------------------------------------------------------------------
 
-_MISMATCH = object()
-_NUMERIC = Tensor, np.ndarray, np.generic
+    def explain(self, measure: bool = True) -> Explanation:
+        """What the compiler made of the function: steps, kernels, times, bytes, and why values go through memory.
+
+        It prints as tables; its fields hold every step. With `measure` the steps run, with what the function was
+        recorded for and on memory of their own, as large as the program's: nothing that a call changes is touched,
+        but ops that are called back in Python are called.
+        """
+        return explain(self, measure)
+
+    def source(self, k: int | None = None) -> str:
+        """The source of the distinct kernels, or of kernel k, as `explain` numbers them.
+
+        Raises RuntimeError before the first call, and IndexError if there is no such kernel.
+        """
+        return source(self, k)
+
+    def graph(self, recording: int = -1, *, rankdir: str = "LR") -> viz.Graph:
+        """Draw what a recording computes, coloured by the kernels that do it; the latest unless another is asked for.
+
+        What identical steps of a long program do is drawn once. `rankdir` is "LR" (left to right) or "TB". Raises
+        RuntimeError before the first call, and IndexError if there is no such recording.
+        """
+        from ..viz.program import program_graph
+
+        return program_graph(self, recording, rankdir)
 
 
 def compile(fn: Callable[P, R]) -> Compiled[P, R]:
@@ -109,22 +133,25 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
     return fn if isinstance(fn, Compiled) else Compiled(fn)
 
 
-def _signature(tree: Any) -> Any:
-    """What has to be equal for a recording to hold: nesting, shapes, dtypes, and the value of what is no number."""
-    if isinstance(tree, Tensor):
-        # Gradients are written to leaves, so that a recording holds for these leaves.
-        return "tensor", tree.shape, tree.dtype.char, _Same(tree) if tree.requires_grad else None
-    if isinstance(tree, np.ndarray | np.generic):
-        return "array", tree.shape, tree.dtype.str
-    if type(tree) is float:
-        return float
-    if isinstance(tree, list | tuple):
-        return (type(tree), *map(_signature, tree))
-    if isinstance(tree, dict):
-        return (type(tree), *((k, _signature(v)) for k, v in tree.items()))
-    if type(tree) in (int, bool, str, bytes, type(None)):
-        return type(tree), tree
-    return _Same(tree)
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No collection of cycles: a recording makes many objects, and keeps them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _is_numeric(x: Any) -> bool:
+    return isinstance(x, Tensor | np.ndarray | np.generic) or type(x) is float
+
+
+def _as_recorded(x: Any) -> Any:
+    """An argument as a recorded function sees it: numbers and arrays are tensors."""
+    return wrap(from_user(x)) if _is_numeric(x) and not isinstance(x, Tensor) else x
 
 
 def _reaches_leaf(t: Tensor) -> bool:
@@ -136,61 +163,60 @@ def _reaches_leaf(t: Tensor) -> bool:
         return False
 
 
-class _Same:
-    """Equal to what holds the very same object."""
-
-    __slots__ = ("of",)
-
-    def __init__(self, of: Any) -> None:
-        self.of = of
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.of is other.of
-
-    def __hash__(self) -> int:
-        return id(self.of)
-
-
 def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Recorded]:
     """Run a function once under a tracer, and make its program."""
     tracer = Tracer()
-    numbers = iter(range(1 << 30))
+    numbers = count()
+    conditions = guards_of(fn)
+    for k, x in enumerate(leaves((args, kwargs))):
+        if not _is_numeric(x):
+            conditions += guards_of(x, argument(k))
 
     def watched(x: Any) -> Any:
         k = next(numbers)
-        return tracer.argument(k, x) if isinstance(x, _NUMERIC) or type(x) is float else x
+        return tracer.argument(k, x) if _is_numeric(x) else x
 
-    guards = guards_of(fn)
-    collecting = gc.isenabled()
-    gc.disable()  # a tape only grows: to walk through it again and again takes a third of the time
+    entries: list[Entry] = []
+
+    def output(entry: Entry) -> int:
+        entries.append(entry)
+        return len(entries) - 1
+
+    def outlined(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return tracer.place_of(x) or Output(output(tracer.source(x)))
+
+    def finished(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        owner = tracer.owner_of(x)
+        return wrap(x._value) if owner is None else owner
+
+    now = mode()
     try:
         with traced_by(tracer):
             passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
             result = fn(*passed_args, **passed_kwargs)
         for t in leaves(result):
-            if isinstance(t, Tensor) and t.requires_grad and _reaches_leaf(t):
-                raise TypeError(
+            if isinstance(t, Tensor) and t.requires_grad and not tracer.place_of(t) and _reaches_leaf(t):
+                raise CompileError(
                     f"compile: the result of {fn.__qualname__} requires a gradient, but what a compiled function "
                     "returns is not on a tape. Differentiate inside it (ag.compile(ag.value_and_grad(loss)), or a step "
                     "that calls backward()), or call it under ag.no_grad()"
                 )
-        entries: list[Entry] = []
-
-        def output(entry: Entry) -> int:
-            entries.append(entry)
-            return len(entries) - 1
-
         with traced_by(tracer), set_grad_enabled(False):
-            outline = map_leaves(lambda x: _Output(output(tracer.source(x))) if isinstance(x, Tensor) else x, result)
+            returned, nested = map_leaves(finished, result), map_leaves(outlined, result)
             reads = [(read, output(read.entry)) for read in tracer.reads]
-            changes = [(put, None if e is None else output(e)) for put, e in tracer.effects()]
-        program = Program(Graph(tracer), entries)
-        finished = map_leaves(lambda x: wrap(x._value) if isinstance(x, Tensor) else x, result)
-        return finished, Recorded(program, outline, reads, changes, [*guards, *tracer.guards])
+            changes = tracer.effects()
+            updates = [(output(c.after), c.before) for c in changes if c.after is not None]
+        program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
+        outline = Outline(
+            args, kwargs, now, [*conditions, *tracer.guards], list(tracer.inputs.values()), nested, reads, changes
+        )
+        return returned, Recorded(program, outline, write_call(program, outline))
     finally:
         tracer.close()
-        if collecting:
-            gc.enable()
 
 
 __all__ = ["Compiled", "compile"]

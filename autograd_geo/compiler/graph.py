@@ -1,14 +1,16 @@
-"""From a recorded tape to a graph of what is computed: four kinds of nodes that the compiler knows, and the rest.
+"""From a recorded tape to a graph of what is computed: the kinds of nodes that the compiler knows, and the rest.
 
-`map` evaluates a formula element by element, `move` takes each element from somewhere, `reduce` combines along axes,
-`product` is a matrix product. Ops that are written in these (softmax, norm ...) are taken apart into them by running
-their NumPy code on tensors. What cannot be said so stays an op that is called back.
+`map` evaluates a formula element by element, `move` takes each element from somewhere (`gather` from where an array
+says), `reduce` combines along axes, `scan` sums up along one, `product` is a matrix product, `scatter` adds where
+elements came from. Ops that are written in these (softmax, norm ...) are taken apart into them by running their NumPy
+code on tensors. What cannot be said so stays an op that is called back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence, Set
+from copy import copy
+from functools import cache, partial
 from itertools import count
 from math import prod
 from operator import attrgetter
@@ -22,15 +24,33 @@ from ..op import Op, registry
 from ..tape import CONSTANT, TRACED, WEAK, Entry, leaf, no_grad, traced_by
 from ..tensor import Tensor, wrap
 from ..value import SCALAR, Value
-from .moves import Move, Shape, broadcast, composed, frozen_key, move_of
+from .moves import (
+    Move,
+    Positions,
+    Shape,
+    broadcast,
+    composed,
+    frozen_key,
+    in_order,
+    move_of,
+    positions_along,
+    positions_of_take,
+)
 from .trace import Tracer
 
 #: The dtypes that kernels compute in, by their characters; others are left to NumPy.
 _KNOWN_TYPES = frozenset("?bhilqBHILQfd")
-INPUT, CONST, MAP, MOVE, REDUCE, PRODUCT, SCATTER, CALL = "input const map move reduce product scatter call".split()
+INPUT, CONST, MAP, MOVE, GATHER, JOIN = "input const map move gather join".split()
+REDUCE, PRODUCT, SCATTER, SCAN, CALL = "reduce product scatter scan call".split()
 TABLE, RESULT = "table", "result"  # scalar ops as one step (see `scalars`), and a value that it leaves
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
+#: Numbers with which an op is another formula, by its name: for all others, the number is an operand of the same one.
+SPECIAL: dict[str, frozenset[float]] = {
+    "multiply": frozenset([1.0]), "power": frozenset([-2.0, -1.0, 0.5, 1.0, 2.0, 3.0, 4.0]),
+}  # fmt: skip
+#: Up to so many arrays are joined where they are read; more are copied together first.
+MOST_MOVED = 8
 
 
 _ranks = count()
@@ -67,7 +87,12 @@ class Formula:
         self.key = (body, at.char)
 
 
-def _is_ours(op: Op) -> bool:
+def unknown_types(args: Sequence[Node], dtype: np.dtype[Any]) -> set[np.dtype[Any]]:
+    """The dtypes among those of an op's arguments and result that kernels do not compute in."""
+    return {d for d in (dtype, *(a.dtype for a in args)) if d.char not in _KNOWN_TYPES}
+
+
+def is_ours(op: Op) -> bool:
     """Whether an op's NumPy code is part of the library: what it does is known to be the same each time."""
     return (op.transposes or op).forward.__module__.startswith("autograd_geo.")
 
@@ -91,7 +116,9 @@ class Graph:
 
     def _node(self, entry: Entry) -> Node:
         if entry in self.tracer.inputs:
-            node = Node(INPUT, entry.shape, entry.dtype, data=entry, entry=entry)
+            label = copy(entry)  # programs keep no leaf alive: an update may write into one that nobody else holds
+            label.value, label.root, label.grad = None, None, None  # type: ignore[assignment]
+            node = Node(INPUT, entry.shape, entry.dtype, entry=label)
             self.inputs[entry] = node
             return node
         defined = self.tracer.defined.get(entry)
@@ -105,6 +132,8 @@ class Graph:
     def constant(self, value: Value, dtype: np.dtype[Any]) -> Node:
         """A value that never changes; the same number is one node."""
         array = np.asarray(value, dtype)
+        if array.size > 1 and array.tobytes() == array.reshape(-1)[0].tobytes() * array.size:  # ones, zeros
+            return self.move(broadcast((), array.shape), [self.constant(array.reshape(-1)[0], dtype)])
         if array.ndim:
             return Node(CONST, array.shape, dtype, data=array)
         key = dtype.char, array.tobytes()
@@ -117,7 +146,7 @@ class Graph:
     def op(self, op: Op, args: Sequence[Any], attrs: dict[str, Any], spec: Any, entry: Entry | None) -> Node:
         """What an op computes from nodes and literal numbers."""
         shape, dtype = spec
-        known = all(x.dtype.char in _KNOWN_TYPES for x in args if isinstance(x, Node)) and dtype.char in _KNOWN_TYPES
+        known = not unknown_types([x for x in args if isinstance(x, Node)], dtype)
         if known and op.family == "pointwise":
             return self._pointwise(op, args, attrs, shape, dtype, entry)
         nodes = [self.constant(x, np.dtype(type(x))) if not isinstance(x, Node) else x for x in args]
@@ -133,22 +162,21 @@ class Graph:
     def _known(
         self, op: Op, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: np.dtype[Any], entry: Entry | None
     ) -> Node | None:
+        if op.name in ("stack", "concatenate") and len(nodes) > MOST_MOVED:
+            return self._joined([self.cast(n, dtype) for n in nodes], attrs["axis"] % len(shape), shape, entry)
         if op.moves:
             if len(nodes) > 1 and any(n.dtype != dtype for n in nodes):
                 nodes = [self.cast(n, dtype) for n in nodes]
             return self.move(move_of(op, attrs, [n.shape for n in nodes]), nodes, entry)
         if op.transposes is not None and op.transposes.moves and len(nodes) == 1:
             rest = {k: v for k, v in attrs.items() if k != "shape"}
-            there = move_of(op.transposes, rest, [attrs["shape"]])
-            if there.inverse is not None:
-                return self.move(there.inverse, nodes, entry)
-            return self._gathered(there, nodes[0], entry)
+            return self._moved_back(move_of(op.transposes, rest, [attrs["shape"]]), nodes[0], entry)
         made = _LOWERED.get(op.name)
         if made is not None:
             return made(self, nodes, attrs, shape, dtype, entry)
         if op.family == "multilinear":
             return self._contraction(op, nodes, attrs, shape, dtype, entry)
-        if _is_ours(op):
+        if is_ours(op):
             return self._taken_apart(op, nodes, attrs, entry)
         return None
 
@@ -157,27 +185,34 @@ class Graph:
         entry: Entry | None,
     ) -> Node:  # fmt: skip
         assert op.body is not None
-        body = op.body
-        names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
         if all(not isinstance(x, Node) or (x.kind == CONST and not x.shape) for x in args) and not shape:
             values = [np.asarray(x.data)[()] if isinstance(x, Node) else x for x in args]
             return self.constant(op.evaluate(values, attrs), dtype)
-        if op.name == "power":
-            body, args = _structural_power(args, body)
+        if op.name == "multiply":  # the seed of a reverse pass
+            for one, x in (args, args[::-1]):
+                if isinstance(x, Node) and (x.shape, x.dtype) == (shape, dtype) and _is_one(one):
+                    return x
+        at = dtype
+        if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
+            at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
+        body = op.body
+        if at.kind == "f" and _has_power(op):
+            body = _powers_in(op, args, attrs)
+            if op.name == "power" and "y" not in expr.names_in(body):
+                args = args[:1]
         inputs = op.inputs[: len(args)]
         if isinstance(body, expr.Var) and isinstance(args[inputs.index(body.name)], Node):
             only = args[inputs.index(body.name)]
             if only.dtype == dtype and only.shape == shape:
                 return only  # type: ignore[no-any-return]
-        at = dtype
-        if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
-            at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
         nodes = [x if isinstance(x, Node) else self.constant(x, _literal_dtype(x, at)) for x in args]
         key = op.name, tuple(attrs.items()), at.char, body
         formula = _formulas.get(key)
         if formula is None:
-            names |= {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}
-            formula = _formulas[key] = Formula(_substitute(body, names), at)
+            names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
+            formula = _formulas[key] = Formula(
+                _substitute(body, names | {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}), at
+            )
         return self.map(formula, nodes, shape, dtype, entry)
 
     def map(
@@ -202,7 +237,7 @@ class Graph:
 
     def cast(self, x: Node, dtype: np.dtype[Any]) -> Node:
         """The values in another dtype."""
-        return x if x.dtype == dtype else self.map(_cast_formula(dtype), [x], x.shape, dtype, x.entry)
+        return x if x.dtype == dtype else self.map(cast_formula(dtype), [x], x.shape, dtype, x.entry)
 
     def move(self, move: Move, nodes: Sequence[Node], entry: Entry | None = None) -> Node:
         """Moved data; moves of moves are one."""
@@ -229,10 +264,12 @@ class Graph:
         return node
 
     def reshape(self, x: Node, shape: Shape) -> Node:
-        return self.move(move_of(registry["reshape"], {"newshape": shape}, [x.shape]), [x], x.entry)
+        return self.move(in_order(x.shape, shape), [x], x.entry)
 
-    def _gathered(self, there: Move, g: Node, entry: Entry | None) -> Node | None:
-        """The transpose of a map that takes some elements several times: a sum over where each went."""
+    def _moved_back(self, there: Move, g: Node, entry: Entry | None) -> Node:
+        """The transpose of an index map: a sum over where each element went, if it went to more than one place."""
+        if there.inverse is not None:
+            return self.move(there.inverse, [g], entry)
         shape: Shape = there.sources[0]
         pieces = there.pieces
         if pieces is not None and len(pieces) == 1 and 0 in pieces[0].strides and 0 not in shape:
@@ -282,19 +319,31 @@ class Graph:
     ) -> Node:  # fmt: skip
         """A (batched) matrix product, (batch, m, k) by (batch, k, n) to (batch, m, n), with operands as they lie."""
         batch, rows, inner, columns = groups
-        b, m, k, n = (prod([size[c] for c in group]) for group in groups)
+        b, m, k, n = (prod([size[c] for c in group]) for group in (batch, rows, inner, columns))
         sides, flags = [], []
-        for word, node, (first, second) in zip(labels, nodes, ((rows, inner), (inner, columns)), strict=True):
-            plain, turned = [*batch, *first, *second], [*batch, *second, *first]
-            transposed = list(word) == turned and list(word) != plain
-            if list(word) != plain and not transposed:
-                node = self._ordered(node, [word.index(c) for c in plain])
-            sides.append(node)
-            flags.append(transposed)
+        for word, node, axes, shape in (
+            (labels[0], nodes[0], [*batch, *rows, *inner], (b, m, k)),
+            (labels[1], nodes[1], [*batch, *inner, *columns], (b, k, n)),
+        ):
+            side = self.reshape(self._ordered(node, [word.index(c) for c in axes]), shape)
+            turned = side.kind == MOVE and side.data.turns(*shape)
+            sides.append(side.args[0] if turned else side)
+            flags.append(turned)
         node = Node(PRODUCT, (b, m, n), dtype, tuple(sides), (b, m, k, n, *flags), entry)
         order = [*batch, *rows, *columns]
         node = self.reshape(node, tuple(size[c] for c in order))
         return self._ordered(node, [order.index(c) for c in out])
+
+    def _joined(self, nodes: list[Node], axis: int, shape: Shape, entry: Entry | None) -> Node:
+        """Many arrays in one after each other along an axis: each is copied to its place there."""
+        parts, starts, start = [], [], 0
+        for n in nodes:
+            length = n.shape[axis] if len(n.shape) == len(shape) else 1
+            part = self.reshape(n, (*shape[:axis], length, *shape[axis + 1 :]))
+            parts.append(Node(MAP, part.shape, n.dtype, (part,), cast_formula(n.dtype), n.entry))
+            starts.append(start * prod(shape[axis + 1 :]))
+            start += length
+        return Node(JOIN, shape, nodes[0].dtype, tuple(parts), tuple(starts), entry)
 
     def _ordered(self, node: Node, axes: list[int]) -> Node:
         if axes == sorted(axes):
@@ -332,13 +381,31 @@ def _product_formula(dtype: np.dtype[Any]) -> Formula:
 
 
 @cache
-def _cast_formula(dtype: np.dtype[Any]) -> Formula:
+def cast_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Var("a0"), dtype)
 
 
 @cache
 def _quotient_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype)
+
+
+@cache
+def _hit_formula(dtype: np.dtype[Any]) -> Formula:
+    """Whether a0 is the extreme a1, which is NaN if any a0 is."""
+    return Formula(expr.parse("(a0 == a1) or (a0 != a0)", ("a0", "a1")), dtype)
+
+
+@cache
+def _choice_formula(dtype: np.dtype[Any]) -> Formula:
+    return Formula(expr.parse("where(a0, a1, a2)", ("a0", "a1", "a2")), dtype)
+
+
+def _is_one(x: Any) -> bool:
+    """Whether this is 1 everywhere, in each call."""
+    while isinstance(x, Node) and x.kind == MOVE and len(x.args) == 1 and x.data.repeats(0):
+        x = x.args[0]
+    return bool(x.kind == CONST and x.size == 1 and x.data == 1 if isinstance(x, Node) else x == 1)
 
 
 def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
@@ -356,7 +423,7 @@ def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]
 
 def _substitute(node: expr.Node, names: dict[str, expr.Node]) -> expr.Node:
     if isinstance(node, expr.Var):
-        return names[node.name]
+        return names.get(node.name, node)
     if isinstance(node, expr.Call):
         return expr.Call(node.fn, tuple(_substitute(a, names) for a in node.args))
     return node
@@ -366,23 +433,54 @@ def _literal_dtype(x: Any, at: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(bool) if type(x) is bool else at
 
 
-_X = expr.Var("x")
-_SQUARE = expr.Call("*", (_X, _X))
-#: The powers of x that are computed as products.
-POWERS: dict[float, expr.Node] = {
-    1.0: _X, 2.0: _SQUARE, 3.0: expr.Call("*", (_SQUARE, _X)), 4.0: expr.Call("*", (_SQUARE, _SQUARE)),
-    -1.0: expr.Call("/", (expr.Num(1.0), _X)), -2.0: expr.Call("/", (expr.Num(1.0), _SQUARE)),
-}  # fmt: skip
+@cache
+def _has_power(op: Op) -> bool:
+    def visit(node: expr.Node) -> bool:
+        return isinstance(node, expr.Call) and (node.fn == "**" or any(map(visit, node.args)))
+
+    return op.body is not None and visit(op.body)
 
 
-def _structural_power(args: Sequence[Any], body: expr.Node) -> tuple[expr.Node, Sequence[Any]]:
-    """x**2 and its like as products: the exponent is part of the formula."""
-    base, exponent = args
-    if isinstance(exponent, Node) and exponent.kind == CONST and not exponent.shape:
-        exponent = float(exponent.data)
-    if isinstance(exponent, Node) or not isinstance(base, Node) or base.dtype.kind != "f":
-        return body, args
-    return (POWERS[exponent], args[:1]) if exponent in POWERS else (body, args)
+def _powers_in(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> expr.Node:
+    """An op's formula with its powers as NumPy takes them; an exponent that never changes is part of it."""
+    assert op.body is not None
+    known: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
+    if op.name == "power":
+        (exponent,) = args[1:]
+        if not isinstance(exponent, Node):
+            known["y"] = expr.Num(float(exponent))
+        elif exponent.kind == CONST and not exponent.shape:
+            known["y"] = expr.Num(float(exponent.data))
+    single = {x for x, a in zip(op.inputs, args, strict=True) if not isinstance(a, Node) or not a.shape}
+    floats = all(not isinstance(a, Node) or (a.shape, a.dtype) == SCALAR for a in args)
+    return _powers(_substitute(op.body, known), single, floats)
+
+
+def _powers(node: expr.Node, single: Set[str], on_floats: bool) -> expr.Node:
+    """The expression with powers as NumPy takes them: x**2 and its like are products.
+
+    An exponent of 0.5 for a whole array (a literal, or an operand of one element) is a square root, which differs at
+    -0 and -inf; Python floats have no such case.
+    """
+    if not isinstance(node, expr.Call):
+        return node
+    args = tuple(_powers(a, single, on_floats) for a in node.args)
+    if node.fn != "**":
+        return expr.Call(node.fn, args)
+    x, exponent = args
+    root = expr.Call("sqrt", (x,))
+    if isinstance(exponent, expr.Num):
+        square, inverse = expr.Call("*", (x, x)), expr.Call("/", (expr.Num(1.0), x))
+        known: dict[float, expr.Node] = {
+            1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
+            -1.0: inverse, -2.0: expr.Call("*", (inverse, inverse)),
+        }  # fmt: skip
+        if not on_floats:
+            known[0.5] = root
+        return known.get(exponent.value, expr.Call("**", args))
+    if on_floats or not expr.names_in(exponent) <= single:
+        return expr.Call("**", args)
+    return expr.Call("where", (expr.Call("==", (exponent, expr.Num(0.5))), root, expr.Call("**", args)))
 
 
 def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:
@@ -443,8 +541,70 @@ def _spread_back(scaled: bool) -> Callable[..., Node | None]:
     return lower
 
 
+def _running_sum(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node:
+    """The sum of what stands before along an axis; its transpose, of what stands behind."""
+    x, axis = g.cast(nodes[0], dtype), attrs["axis"]
+    back = "shape" in attrs
+    if axis is None:
+        x, axis = g.reshape(x, (x.size,)), 0
+    elif not x.shape:
+        x = g.reshape(x, (1,))
+    axis %= len(x.shape)
+    data = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :]), back
+    return g.reshape(Node(SCAN, x.shape, dtype, (x,), data, entry), shape)
+
+
+def _first_largest(largest: bool) -> Callable[..., Node | None]:
+    """Where along an axis the largest (or smallest) element is, the first of equal ones; NaN is before all."""
+
+    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
+        (x,), axis = nodes, attrs["axis"]
+        if axis is None:
+            x, axis = g.reshape(x, (x.size,)), 0
+        if not x.shape:
+            return g.constant(0, dtype)
+        n = x.shape[axis]
+        best = g.reduce("max" if largest else "min", x, axis, True, entry)
+        hit = g.map(_hit_formula(x.dtype), [x, best], x.shape, np.dtype(bool), entry)
+        places = np.arange(n).reshape([n if a == axis % len(x.shape) else 1 for a in range(len(x.shape))])
+        numbers = [hit, g.constant(places, dtype), g.constant(n, dtype)]
+        found = g.reduce("min", g.map(_choice_formula(dtype), numbers, x.shape, dtype, entry), axis, False, entry)
+        return g.reshape(found, shape)
+
+    return lower
+
+
 def _astype(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
     return g.cast(nodes[0], dtype)
+
+
+def _at_positions(
+    g: Graph,
+    nodes: list[Node],
+    attrs: dict[str, Any],
+    shape: Shape,
+    dtype: Any,
+    entry: Any,
+    how: Callable[[Shape, Shape, int], Positions],
+    op: Op,
+) -> Node | None:
+    """Elements at positions along an axis, or the transpose of that."""
+    x, index = nodes
+    source = attrs.get("shape", x.shape)
+    if index.kind == CONST:
+        numbers = np.arange(prod(source), dtype=np.int64).reshape(source)
+        table = Move(op.forward(numbers, index.data, axis=attrs["axis"]), (source,))
+        return g._moved_back(table, x, entry) if "shape" in attrs else g.move(table, [x], entry)
+    if index.dtype.kind not in "iu" or 0 in source:
+        return None
+    return Node(
+        SCATTER if "shape" in attrs else GATHER,
+        shape,
+        dtype,
+        (x, index),
+        how(source, index.shape, attrs["axis"]),
+        entry,
+    )
 
 
 _LOWERED: dict[str, Callable[..., Node | None]] = {
@@ -452,8 +612,17 @@ _LOWERED: dict[str, Callable[..., Node | None]] = {
     "mean": _mean,
     "sum.T": _spread_back(False),
     "mean.T": _spread_back(True),
+    "cumsum": _running_sum,
+    "cumsum.T": _running_sum,
+    "argmax": _first_largest(True),
+    "argmin": _first_largest(False),
     "astype": _astype,
     "astype.T": _astype,
+    **{
+        name + transposed: partial(_at_positions, op=registry[name], how=how)
+        for name, how in (("take", positions_of_take), ("take_along_axis", positions_along))
+        for transposed in ("", ".T")
+    },
 }
 
 _taken: dict[Any, Any] = {}

@@ -76,6 +76,34 @@ class Move:
             found is not None and len(found) == 1 and _is_c_order(found[0], self.shape)
         )  # fmt: skip
 
+    def taken(self, k: int) -> np.ndarray[Any, Any]:
+        """For each element of source k, in order, whether it is taken."""
+        found = np.zeros(prod(self.sources[k]), bool)
+        found[self.table[self.table >> _APART == k] - (k << _APART)] = True
+        return found
+
+    def repeats(self, axes: int) -> bool:
+        """Whether the elements of one source stay in order over the first axes, the same one along all others."""
+        found = self.pieces
+        if (
+            found is None
+            or len(found) != 1
+            or len(self.sources) > 1
+            or prod(self.sources[0]) != prod(self.shape[:axes])
+        ):
+            return False
+        strides = (*c_strides(self.shape[:axes]), *[0] * (len(self.shape) - axes))
+        return found[0].base == found[0].source == 0 and all(
+            n == 1 or a == b for n, a, b in zip(self.shape, found[0].strides, strides, strict=True)
+        )
+
+    def turns(self, count: int, rows: int, columns: int) -> bool:
+        """Whether this is all of one source, as so many matrices of this shape that lie there transposed."""
+        if len(self.sources) > 1 or prod(self.sources[0]) != self.table.size or ZERO in self.table:
+            return False
+        there = np.arange(self.table.size).reshape(count, columns, rows)
+        return np.array_equal(self.table.reshape(-1), there.transpose(0, 2, 1).reshape(-1))
+
     def after(self, first: Sequence[Move | None]) -> Move:
         """This map with some of its sources moved themselves before, by maps of one source each.
 
@@ -94,6 +122,49 @@ class Move:
                 found = move.table.reshape(-1)[self.table[here] - (k << _APART)]
                 table[here] = np.where(found == ZERO, ZERO, found + (k << _APART))
         return Move(table, [m.sources[0] if m else s for m, s in zip(first, self.sources, strict=True)])
+
+
+class Positions(NamedTuple):
+    """How a gather, or its transpose, finds elements by an array of positions that is read when it runs.
+
+    At index i it is element sum(strides * i) + step * position of the source, where the position is element
+    sum(index_strides * i) of the array and lies within -length and length.
+    """
+
+    strides: Shape
+    index_strides: Shape
+    step: int
+    length: int
+
+
+def positions_of_take(source: Shape, index: Shape, axis: int) -> Positions:
+    """How `np.take(source, index, axis)` finds its elements."""
+    axis %= len(source)
+    strides, inner = c_strides(source), len(source) - axis - 1
+    return Positions(
+        (*strides[:axis], *[0] * len(index), *strides[axis + 1 :]), (*[0] * axis, *c_strides(index), *[0] * inner),
+        strides[axis], source[axis],
+    )  # fmt: skip
+
+
+def positions_along(source: Shape, index: Shape, axis: int) -> Positions:
+    """How `np.take_along_axis(source, index, axis)` finds its elements: other axes broadcast."""
+    axis %= len(source)
+    strides = c_strides(source)
+    return Positions(
+        tuple(0 if a == axis or n == 1 else s for a, (s, n) in enumerate(zip(strides, source, strict=True))),
+        tuple(0 if n == 1 else s for s, n in zip(c_strides(index), index, strict=True)),
+        strides[axis], source[axis],
+    )  # fmt: skip
+
+
+def c_strides(shape: Shape) -> Shape:
+    """How many elements lie between neighbours along each axis, in C order."""
+    strides, step = [], 1
+    for n in shape[::-1]:
+        strides.append(step)
+        step *= n
+    return tuple(strides[::-1])
 
 
 def _is_c_order(piece: Piece, shape: Shape) -> bool:
@@ -129,6 +200,12 @@ def _composed(move: Move, first: tuple[Move | None, ...]) -> Move:
 def composed(move: Move, first: Sequence[Move | None]) -> Move:
     """The index map `move` after others of its sources; the same object for the same maps."""
     return _composed(move, tuple(first))
+
+
+@lru_cache(maxsize=4096)
+def in_order(shape: Shape, to: Shape) -> Move:
+    """The index map of a reshape."""
+    return Move(np.arange(prod(shape), dtype=np.int64).reshape(to), (shape,))
 
 
 def broadcast(shape: Shape, to: Shape) -> Move:

@@ -5,68 +5,83 @@ Python reads them while a function is recorded, so a recording holds only as lon
 
 from __future__ import annotations
 
-import copy
 import dis
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from ..tensor import Tensor
-from .trace import Getter
+from .errors import CompileError
+from .places import Place
 
-Guard = tuple[Getter, Any]
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
 #: Arrays up to this size are compared element by element, for NumPy code that makes other arrays of them.
 SMALL_ARRAY = 4096
 _ABSENT = object()
 
 
-def guards_of(fn: Callable[..., Any]) -> list[Guard]:
-    """What has to stay equal, or the same object, for a recording of `fn` to hold.
+def guards_of(x: Any, place: Place | None = None) -> list[Place]:
+    """Conditions under which a recording that uses `x` holds: what it reads is equal, or the object that it was.
 
-    Raises TypeError where `fn` assigns to a global or to a variable of an enclosing function: only the recording
-    would do that.
+    `place` is where `x` itself is found. Raises CompileError where a function assigns to a global or to a variable of
+    an enclosing function: only the recording would do that.
     """
-    found: list[Guard] = []
-    seen: set[int] = set()
-    _visit_function(fn, found, seen)
+    found: list[Place] = []
+    if place is None:
+        _visit_function(x, found, set())
+    else:
+        _visit(place, x, found, set())
     return found
 
 
-def _visit_function(fn: Any, found: list[Guard], seen: set[int]) -> None:
+def _visit_function(fn: Any, found: list[Place], seen: set[int]) -> None:
     if isinstance(fn, MethodType):
-        _visit(lambda: fn.__self__, fn.__self__, found, seen)
+        _visit(Place("{0}.__self__", fn), fn.__self__, found, seen)
         fn = fn.__func__
     fn = getattr(fn, "__wrapped__", fn)
-    if not isinstance(fn, FunctionType) or id(fn) in seen or _is_library(fn):
+    if not isinstance(fn, FunctionType) or id(fn) in seen:
         return
     seen.add(id(fn))
-    for code in _codes(fn.__code__):
-        _refuse_assignments(code, fn)
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-
-        def inside(cell: Any = cell) -> Any:
-            return cell.cell_contents
-
+    for cell in fn.__closure__ or ():
         try:
-            value = inside()
+            value = cell.cell_contents
         except ValueError:
             continue  # assigned later
-        del name
-        _visit(inside, value, found, seen)
+        _visit(Place("{0}.cell_contents", cell), value, found, seen)
+    if _is_library(fn.__module__):
+        return
+    for code in _codes(fn.__code__):
+        _refuse_assignments(code, fn)
     names = {name for code in _codes(fn.__code__) for name in code.co_names}
-    for name in names & fn.__globals__.keys():
+    scopes = [fn.__globals__]
+    for name in sorted(names & fn.__globals__.keys()):
+        value = fn.__globals__[name]
+        if not isinstance(value, ModuleType):
+            _visit(Place("{0}.get({1}, {2})", fn.__globals__, name, _ABSENT), value, found, seen)
+        elif not _is_library(value.__name__):
+            scopes.append(vars(value))
+    for scope in scopes[1:]:
+        for name in sorted(names & scope.keys()):
+            _visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), scope[name], found, seen)
 
-        def of_module(scope: dict[str, Any] = fn.__globals__, name: str = name) -> Any:
-            return scope.get(name, _ABSENT)
 
-        _visit(of_module, of_module(), found, seen)
+def _visit_class(cls: type, found: list[Place], seen: set[int]) -> None:
+    """Guard what the methods of a class read."""
+    for base in cls.__mro__:
+        if not _is_library(base.__module__):
+            for value in list(vars(base).values()):
+                functions = [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
+                for fn in (value, *functions):
+                    _visit_function(fn, found, seen)
 
 
-def _is_library(fn: FunctionType) -> bool:
-    return fn.__module__ is not None and fn.__module__.split(".")[0] in ("autograd_geo", "numpy", "scipy", "math")
+def _is_library(module: str | None) -> bool:
+    """Whether a module is one whose functions do not change what they read."""
+    top = (module or "").split(".")[0]
+    return top in ("autograd_geo", "numpy", "scipy") or top in sys.stdlib_module_names
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -80,24 +95,23 @@ def _refuse_assignments(code: CodeType, fn: FunctionType) -> None:
     outer = set(fn.__code__.co_freevars)
     for step in dis.get_instructions(code):
         if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in outer):
-            raise TypeError(
+            raise CompileError(
                 f"compile: {fn.__qualname__} assigns to {step.argval!r}, a variable from outside; only its recording "
                 "would do that. Return the new value, or keep it in a tensor"
             )
 
 
-def _visit(get: Callable[[], Any], value: Any, found: list[Guard], seen: set[int]) -> None:
+def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None:
     """Guard a value and what it is made of."""
-
-    def same(leaves: Any) -> bool:
-        return get() is value
-
-    if isinstance(value, ModuleType | type) or value is _ABSENT:
+    if isinstance(value, ModuleType):
+        return
+    if isinstance(value, type):
+        _visit_class(value, found, seen)
         return
     if isinstance(value, _SIMPLE):
-        found.append((lambda leaves: _is_equal(get(), value), True))
+        found.append(is_same(place, value))
         return
-    found.append((same, True))
+    found.append(Place("{0} is {1}", place, value))
     if id(value) in seen or isinstance(value, Tensor):
         return
     if isinstance(value, FunctionType | MethodType) or hasattr(value, "__wrapped__"):
@@ -106,24 +120,29 @@ def _visit(get: Callable[[], Any], value: Any, found: list[Guard], seen: set[int
     seen.add(id(value))
     if isinstance(value, np.ndarray):
         if value.size <= SMALL_ARRAY:
-            kept = value.copy()
-            found.append((lambda leaves: _is_equal(value, kept), True))
+            found.append(array_is_unchanged(value))
     elif isinstance(value, list | tuple | dict):
-        items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-        plain = {k: v for k, v in items if isinstance(v, _SIMPLE)}
-        size, kept_plain = len(items), copy.copy(plain)
-        if len(plain) == size and not isinstance(value, dict):
-            kept_list = list(value)
-            found.append((lambda leaves: list(value) == kept_list, True))
-            return
-        found.append((lambda leaves: len(value) == size, True))
-        found.append((lambda leaves: all(_is_equal(_item(value, k), v) for k, v in kept_plain.items()), True))
-        for k, v in items:
-            if not isinstance(v, _SIMPLE):
-                _visit(lambda k=k: _item(value, k), v, found, seen)  # type: ignore[misc]
+        _visit_items(value, found, seen)
     elif hasattr(value, "__dict__") and not _guards_itself(value):
+        _visit_class(type(value), found, seen)
         for name, v in list(vars(value).items()):
-            _visit(lambda name=name: vars(value).get(name, _ABSENT), v, found, seen)  # type: ignore[misc]
+            _visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v, found, seen)
+
+
+def _visit_items(value: Any, found: list[Place], seen: set[int]) -> None:
+    items = list(value.items() if isinstance(value, dict) else enumerate(value))
+    plain = [isinstance(v, _SIMPLE) for _, v in items]
+    if isinstance(value, list) and all(plain):  # maybe thousands
+        kept = list(value)
+        found.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, list(map(type, kept))))
+    elif not isinstance(value, tuple):  # whose items stay what they are
+        found.append(Place("len({0}) == {1}", value, len(items)))
+        if any(plain):
+            some = [(k, v) for (k, v), simple in zip(items, plain, strict=True) if simple]
+            found.append(Place("{0}({1}, {2})", _has_items, value, some))
+    for (k, v), simple in zip(items, plain, strict=True):
+        if not simple:
+            _visit(Place("{0}[{1}]", value, k), v, found, seen)
 
 
 def _guards_itself(value: Any) -> bool:
@@ -133,14 +152,24 @@ def _guards_itself(value: Any) -> bool:
     return isinstance(value, Optimizer)
 
 
-def _item(of: Any, key: Any) -> Any:
-    try:
-        return of[key]
-    except (KeyError, IndexError):
-        return _ABSENT
+def _has_items(of: Any, items: list[tuple[Any, Any]]) -> bool:
+    return all(is_equal(of[k], v) for k, v in items)
 
 
-def _is_equal(a: Any, b: Any) -> bool:
-    if isinstance(b, np.ndarray):
-        return isinstance(a, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
+def is_same(place: Place, value: Any) -> Place:
+    """Whether a plain value is what it was."""
+    if type(value) in (int, str):
+        return Place("(type({0}) is {1} and {0} == {2})", place, type(value), value)
+    if value is None or type(value) is bool:
+        return Place("{0} is {1}", place, value)
+    return Place("({0} is {1} or {2}({0}, {1}))", place, value, is_equal)
+
+
+def is_equal(a: Any, b: Any) -> bool:
+    """Whether plain values are of one type and equal, NaN to itself."""
     return type(a) is type(b) and bool(a == b or (a != a and b != b))
+
+
+def array_is_unchanged(x: np.ndarray[Any, Any]) -> Place:
+    """Whether an array is bit for bit what it is now."""
+    return Place("({0}.tobytes() == {1} and {0}.shape == {2})", x, x.tobytes(), x.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from math import prod
 from typing import Any, NamedTuple
@@ -11,12 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import expr
-from .graph import MAP, MOVE, REDUCE, Formula, Node
-from .moves import _APART, ZERO, Shape
-from .regions import Region, storage
+from .graph import GATHER, MAP, REDUCE, Formula, Node
+from .moves import _APART, ZERO, Move, Positions, Shape, c_strides
+from .regions import Plan, Region, storage
+from .stages import stages
 
 #: More boxes than this make a kernel long to compile; then irregular reads go through tables of indices.
 MOST_BOXES = 30
+#: Regions with so many values are computed in chunks, which threads share, each of about this many.
+CHUNK = 1 << 19
+MOST_CHUNKS = 64
+
+Box = Sequence[tuple[int, int]]
 
 
 class _Span(NamedTuple):
@@ -30,42 +36,49 @@ class _Span(NamedTuple):
 
 
 class _Access:
-    """How a node is read or written over the region's index space: spans, or a table per operand."""
+    """How a node is read or written over the region's index space: spans, or a table per operand.
 
-    __slots__ = ("spans", "tables")
+    A gather has two spans, of its source and of the positions in it.
+    """
 
-    def __init__(self, spans: list[_Span], tables: Sequence[tuple[int, int]] = ()) -> None:
-        self.spans, self.tables = spans, tables
+    __slots__ = ("positions", "spans", "tables")
+
+    def __init__(
+        self, spans: list[_Span], tables: Sequence[tuple[int, int]] = (), positions: Positions | None = None
+    ) -> None:
+        self.spans, self.tables, self.positions = spans, tables, positions
 
 
 def letter(dtype: np.dtype[Any]) -> str:
     return "bool" if dtype.kind == "b" else {"q": "l", "Q": "L"}.get(dtype.char, dtype.char)
 
 
-def c_strides(shape: Shape) -> Shape:
-    strides, step = [], 1
-    for n in shape[::-1]:
-        strides.append(step)
-        step *= n
-    return tuple(strides[::-1])
-
-
 class Printer:
-    """Writes one region; `stored` are the nodes that have a buffer."""
+    """Writes one region of a plan; the nodes in `into` are written into another's buffer."""
 
-    def __init__(self, region: Region, stored: set[Node]) -> None:
-        self.region, self.stored = region, stored
+    def __init__(self, region: Region, plan: Plan, into: Mapping[Node, Node]) -> None:
+        self.region, self.plan, self.into = region, plan, into
         self.shape = region.shape
         self.operands: list[Any] = []
+        self.offsets: list[int] = []
         self._number: dict[Any, int] = {}
-        self.names: dict[Node, str] = {}
+        self.stages = stages(region, plan.stored)
+        self.rows = region.rows or 0
         self.reads: dict[Node, _Access] = {}
         self.writes: dict[Node, _Access] = {}
+        #: Where a row of what later loops need is kept.
+        self.kept: dict[Node, _Access] = {}
+        #: What stands for a value per row of this region.
+        self.spread: dict[Node, Node] = {}
         self.scalars: dict[Node, str] = {}
         self.constants: dict[tuple[str, float], str] = {}
+        #: How many chunks of the first axis there are, 0 for small regions; where each leaves its part of reductions.
+        self.chunks = 0
+        self.parts: dict[Node, int] = {}
+        self.axis: int | None = None  # that is divided into chunks
 
     def operand(self, x: Any, key: Any = None) -> int:
-        key = x if key is None else key
+        key = self.into.get(x, x) if key is None else key
         if key not in self._number:
             self._number[key] = len(self.operands)
             self.operands.append(x)
@@ -75,56 +88,129 @@ class Printer:
 
     def prepare(self) -> tuple[Any, ...]:
         """Find out how everything is accessed; returns what regions with the same source have in common."""
-        inside = {n for n in self.region.nodes if n.kind == MAP}
-        full, zeros = self.shape, (0,) * len(self.shape)
-        for node in self.region.nodes:
+        region, full = self.region, self.shape
+        inside = {n for n in region.nodes if n.kind == MAP}
+        for node in region.nodes:
             for a in node.args:
-                if a in inside or a in self.reads or a in self.scalars:
-                    continue
-                root = storage(a)
-                if root is not None and a.size == 1:
-                    self.scalars[a] = f"s{self.operand(root)}"
-                elif a.kind == MOVE and not a.data.in_order:
-                    self.reads[a] = self._moved(a)
-                else:
-                    assert root is not None
-                    span = _Span(zeros, full, self.operand(root), 0, c_strides(full))
-                    self.reads[a] = _Access([span])
+                value = region.row_value(a)
+                if value is not None:
+                    self.spread[a] = value
+                if value is None and a not in inside and a not in self.reads and a not in self.scalars:
+                    root = storage(a)
+                    if root is not None and a.size == 1:
+                        self.scalars[a] = f"s{self.operand(root)}"
+                    else:
+                        self.reads[a] = self._read(a)
         self._limit_boxes()
-        for node in self.region.nodes:
-            if node in self.stored:
-                k = self.operand(node)
-                if node.kind == MAP:
-                    strides = c_strides(full)
-                else:
-                    kept = iter(c_strides(node.shape))
-                    strides = tuple(0 if a in node.data[1] else next(kept) for a in range(len(full)))
-                self.writes[node] = _Access([_Span(zeros, full, k, 0, strides)])
-        local = {n: k for k, n in enumerate(self.region.nodes)}
-        places = {a: (k, "read") for k, a in enumerate(self.reads)}
+        for node in region.nodes:
+            if node.kind == REDUCE:
+                kept = iter(c_strides(node.shape))
+                strides = tuple(0 if a in node.data[1] else next(kept) for a in range(len(full)))
+                self.writes[node] = _Access([self._span(node.args[0], self.operand(node), strides)])
+            elif node in self.plan.parts:
+                join, start = self.plan.parts[node]
+                self.writes[node] = _Access([self._span(node, self.operand(join), c_strides(join.shape), base=start)])
+            elif node in self.plan.stored:
+                self.writes[node] = _Access([self._span(node, self.operand(node), c_strides(node.shape))])
+        self._divide()
+        for node in self.stages.kept:
+            row = full[self.rows :]
+            buffer = self.operand(Node(MAP, (self.chunks or 1, *row), node.dtype), ("row of", node))
+            self.kept[node] = _Access([self._span(node, buffer, (*[0] * self.rows, *c_strides(row)))])
+        self._begin_where_used()
+        local = {n: k for k, n in enumerate(region.nodes)}
+        places = {a: (k, "read") for k, a in enumerate(self.reads)} | {
+            a: (local[v], "row") for a, v in self.spread.items()
+        }
         nodes = tuple(
             (
-                node.kind, node.dtype.char, id(node.data) if node.kind == MAP else node.data,
+                node.kind, node.dtype.char, id(node.data) if node.kind == MAP else node.data, node.shape == full,
                 tuple(local[a] if a in local else places.get(a) or (self.scalars[a], a.dtype.char) for a in node.args),
             )
-            for node in self.region.nodes
+            for node in region.nodes
         )  # fmt: skip
         accesses = tuple(
-            (a.dtype.char, tuple(x.spans), tuple(x.tables))
-            for group in (self.reads, self.writes)
+            (a.dtype.char, tuple(x.spans), tuple(x.tables), x.positions and (x.positions, a.args[1].dtype.char))
+            for group in (self.reads, self.writes, self.kept)
             for a, x in group.items()
         )
-        return self.shape, nodes, accesses, tuple(local[n] for n in self.writes)
+        return (
+            full,
+            region.rows,
+            self.chunks,
+            nodes,
+            accesses,
+            *(tuple(local[n] for n in group) for group in (self.writes, self.kept)),
+        )
 
-    def _moved(self, a: Node) -> _Access:
-        pieces = a.data.pieces
-        if pieces is None:
+    def _divide(self) -> None:
+        """Divide a large region into chunks of its first axis, unless a reduction needs the whole axis in one place.
+
+        How many there are depends on the region alone, so that sums are the same for any number of threads.
+        """
+        shape, rows = self.region.shape, self.region.rows
+        axis = next((a for a, n in enumerate(shape) if n > 1), 0)
+        work = prod(shape) * len(self.region.nodes)
+        by_row = rows is not None and axis < rows
+        if work < 2 * CHUNK or (not by_row and (len(self.stages.inside) > 1 or any(self.stages.between))):
+            return
+        whole = []
+        for node in self.region.nodes:
+            if node.kind == REDUCE and not (by_row and self.region.is_per_row(node)):
+                strides = self.writes[node].spans[0].strides
+                if any(strides) and not strides[axis]:
+                    return
+                whole += [] if any(strides) else [node]
+        self.chunks = min(MOST_CHUNKS, work // CHUNK)
+        self.parts = {n: self.operand(Node(MAP, (self.chunks,), n.dtype), ("parts of", n)) for n in whole}
+
+    def _begin_where_used(self) -> None:
+        """Count the elements of each operand from the first that is used: steps of a loop then have one source."""
+        accesses = [*self.reads.values(), *self.writes.values(), *self.kept.values()]
+        first: dict[int, int] = {}
+        for access in accesses:
+            for s in access.spans:
+                first[s.operand] = min(first.get(s.operand, s.base), s.base)
+        whole = {k for access in accesses for _, k in access.tables} | {int(name[1:]) for name in self.scalars.values()}
+        for k in whole:
+            first[k] = 0
+        self.offsets = [
+            first.get(k, 0) * x.dtype.itemsize if isinstance(x, Node) else 0 for k, x in enumerate(self.operands)
+        ]
+        for access in accesses:
+            access.spans = [s._replace(base=s.base - first[s.operand]) for s in access.spans]
+
+    def _span(
+        self, a: Node, operand: int, strides: Shape, box: tuple[Shape, Shape] | None = None, base: int = 0
+    ) -> _Span:
+        """An access to a node over the region's index space: its own, or, for one value per row, that of the rows."""
+        full = self.shape
+        lower, upper = box or ((0,) * len(a.shape), a.shape)
+        if a.shape != full:
+            k, row = self.rows, full[self.rows :]
+            zeros = (0,) * len(row)
+            lower, upper, strides = (*lower[:k], *zeros), (*upper[:k], *row), (*strides[:k], *zeros)
+        return _Span(lower, upper, operand, base, strides)
+
+    def _read(self, a: Node) -> _Access:
+        """How an argument from elsewhere is read."""
+        if a.kind == GATHER:
+            source, index = (self.operand(storage(x)) for x in a.args)
+            how: Positions = a.data
+            spans = [self._span(a, source, how.strides), self._span(a, index, how.index_strides)]
+            return _Access(spans, positions=how)
+        root = storage(a)
+        if root is not None:
+            return _Access([self._span(a, self.operand(root), c_strides(a.shape))])
+        if a.data.pieces is None:
             return self._by_table(a)
-        spans = []
-        for p in pieces:
-            k = -1 if p.source < 0 else self.operand(storage(a.args[p.source]))
-            spans.append(_Span(p.lower, p.upper, k, p.base, p.strides))
-        return _Access(spans)
+        operands = [self.operand(storage(x)) for x in a.args]
+        return _Access(
+            [
+                self._span(a, -1 if p.source < 0 else operands[p.source], p.strides, (p.lower, p.upper), p.base)
+                for p in a.data.pieces
+            ]
+        )
 
     def _by_table(self, a: Node) -> _Access:
         number = a.data.table >> _APART
@@ -135,25 +221,25 @@ class Printer:
             else:
                 table = np.where(number == k, a.data.table - (k << _APART), -1)
             tables.append((self.operand(np.ascontiguousarray(table), (id(a.data), k)), self.operand(storage(source))))
-        full = self.shape
-        return _Access([_Span((0,) * len(full), full, -1, 0, c_strides(full))], tables)
+        return _Access([self._span(a, -1, c_strides(a.shape))], tables)
 
     def simplify(self) -> None:
         """Axes of length one go, and neighbouring axes that every access walks through as one become one."""
-        accesses = [*self.reads.values(), *self.writes.values()]
+        accesses = [*self.reads.values(), *self.writes.values(), *self.kept.values()]
         for axis in reversed(range(len(self.shape))):
             if self.shape[axis] == 1:
                 self._drop(accesses, axis)
         axis = 0
         while axis + 1 < len(self.shape):
             m, n = self.shape[axis : axis + 2]
-            if all(
+            if axis + 1 != self.rows and all(
                 s.strides[axis] == s.strides[axis + 1] * n
                 and (s.lower[axis], s.upper[axis], s.lower[axis + 1], s.upper[axis + 1]) == (0, m, 0, n)
                 for access in accesses
                 for s in access.spans
             ):
                 self.shape = (*self.shape[:axis], m * n, *self.shape[axis + 2 :])
+                self.rows -= axis + 1 < self.rows
                 for access in accesses:
                     access.spans = [
                         s._replace(
@@ -171,6 +257,7 @@ class Printer:
             return t[:axis] + t[axis + 1 :]
 
         self.shape = without(self.shape)
+        self.rows -= axis < self.rows
         for access in accesses:
             access.spans = [
                 s._replace(lower=without(s.lower), upper=without(s.upper), strides=without(s.strides))
@@ -192,48 +279,81 @@ class Printer:
             worst = max(self.reads, key=lambda n: len(self.reads[n].spans))
             self.reads[worst] = self._by_table(worst)
 
-    def boxes(self) -> list[tuple[Shape, Shape]]:
-        """The boxes on which every access is one span."""
-        ranges = [list(pairwise(c)) for c in self._cuts()]
-        return [(tuple(a for a, _ in box), tuple(b for _, b in box)) for box in product(*ranges)]
-
     # --- text -------------------------------------------------------------------------------------------------------
 
     def print(self) -> str:
         """The source of the kernel; prepare first."""
         if not any(access.tables for access in self.reads.values()):
             self.simplify()
-        boxes = self.boxes()
-        whole = [n for n in self.region.nodes if n.kind == REDUCE and not any(self.writes[n].spans[0].strides)]
-        text: list[str] = []
-        for node in self.region.nodes:
-            if node.kind == REDUCE:
-                text += self._start(node, node in whole)
-        for lower, upper in boxes:
-            text += self._box(lower, upper, whole)
+        reductions = [n for n in self.region.nodes if n.kind == REDUCE]
+        per_row = [n for n in reductions if self.region.is_per_row(n)]
+        whole = [n for n in reductions if n not in per_row and not any(self.writes[n].spans[0].strides)]
+        self.registers = {n: f"r{self.writes[n].spans[0].operand}" for n in (*per_row, *whole)}
+        if self.chunks:
+            self.axis = next((a for a, n in enumerate(self.shape) if n > 1), 0)
+        text = [line for n in reductions if n not in per_row for line in self._start(n)]
+        ranges = [list(pairwise(c)) for c in self._cuts()]
+        for outer in product(*ranges[: self.rows]):
+            text += self._row(outer, [tuple(box) for box in product(*ranges[self.rows :])])
         for node in whole:
-            text.append(self._store(node, f"r{self.writes[node].spans[0].operand}", "0"))
+            text += self._finish(node, [0] * len(self.shape), part=True)
         head = [f"p{k} = a[o[{k}]]" for k in range(len(self.operands))]
+        if self.chunks:
+            head += [f"p{k} += max(chunk, 0) * {row}" for k, row in self._rows_per_chunk()]
+            text = ["if chunk < 0:", *["    " + line for line in [*self._together(), "return"]], *text]
         for a, name in self.scalars.items():
             k = int(name[1:])
             head.append(f"{name} = load_{letter(a.dtype)}(p{k}, 0, {k}, #)")
         head += [f"{name} = {_typed(char, value)}" for (char, value), name in self.constants.items()]
         body = "\n".join("    " + line for line in [*dict.fromkeys(head), *text])
-        source = f"def kernel(a, o):\n{body}\n".replace("#", str(len(self.operands)))
-        return source
+        given = "a, o, lo, hi, chunk" if self.chunks else "a, o"
+        return f"def kernel({given}):\n{body}\n".replace("#", str(len(self.operands)))
 
-    def _start(self, node: Node, whole: bool) -> list[str]:
+    def _rows_per_chunk(self) -> list[tuple[int, int]]:
+        """The operands in which each chunk keeps a row of its own, and the bytes of that."""
+        found = [(access.spans[0].operand, node.dtype.itemsize) for node, access in self.kept.items()]
+        return [(k, prod(self.operands[k].shape[1:]) * size) for k, size in found]
+
+    def _together(self) -> list[str]:
+        """What is left to do when all chunks are done: to reduce their parts, in order."""
+        lines = []
+        for node, k in self.parts.items():
+            name, load = self.registers[node], f"load_{letter(node.dtype)}(p{k}, c, {k}, #)"
+            lines += [*self._start(node), f"for c in range({self.chunks}):"]
+            lines += [f"    {name} = {_combined(node, name, load)}", *self._finish(node, [0] * len(self.shape))]
+        return lines
+
+    def _start(self, node: Node) -> list[str]:
+        """A reduction before its first element."""
         how = node.data[0]
         char = letter(node.dtype)
         first = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}[how]
-        if node.dtype.kind in "iu" and how in ("max", "min"):
-            info = np.iinfo(node.dtype)
-            first = info.min if how == "max" else info.max
-        k = self.writes[node].spans[0].operand
-        value = self._constant(char, first)
-        if whole:
-            return [f"r{k} = {value}"]
-        return [f"for i in range({node.size}):", f"    store_{char}(p{k}, i, {value}, {k}, #)"]
+        if how in ("max", "min") and node.dtype.kind != "f":
+            low, high = (0, 1) if node.dtype.kind == "b" else _limits(node.dtype)
+            first = low if how == "max" else high
+        k, value = self.writes[node].spans[0].operand, self._constant(char, first)
+        if node not in self.registers:
+            span = self.writes[node].spans[0]
+            part = (
+                f"lo * {span.strides[self.axis]}, hi * {span.strides[self.axis]}"
+                if self.axis is not None
+                else node.size
+            )
+            return [f"for i in range({part}):", f"    store_{char}(p{k}, i, {value}, {k}, #)"]
+        lines = [f"{self.registers[node]} = {value}"]
+        return [*lines, f"nan{k} = False"] if _watches_nan(node) else lines
+
+    def _finish(self, node: Node, loops: list[str | int], part: bool = False) -> list[str]:
+        """A reduction in a variable after its last element, or, if a `part`, after that of a chunk."""
+        name, (span,) = self.registers[node], self.writes[node].spans
+        lines = [self._store(node, name, span, loops)]
+        if part and node in self.parts:
+            k = self.parts[node]
+            lines = [f"store_{letter(node.dtype)}(p{k}, chunk, {name}, {k}, #)"]
+        if _watches_nan(node):
+            nan = _typed(letter(node.dtype), np.nan)
+            lines = [f"{name} = select(nan{span.operand}, {nan}, {name})", *lines]
+        return lines
 
     def _constant(self, char: str, value: float) -> str:
         key = char, value
@@ -243,76 +363,112 @@ class Printer:
             self.constants[key] = f"k{len(self.constants)}"
         return self.constants[key]
 
-    def _box(self, lower: Shape, upper: Shape, whole: list[Node]) -> list[str]:
-        lines, indent, loops = [], "", []
-        for axis, (a, b) in enumerate(zip(lower, upper, strict=True)):
+    def _row(self, outer: Box, boxes: list[Box]) -> list[str]:
+        """What is done for each row (all there is, if there are none): loop after loop over its elements."""
+        head, indent, loops = self._nest(outer, 0)
+        lines: list[str] = []
+        names = dict(self.scalars)
+        anywhere: list[str | int] = [*loops, *[0] * (len(self.shape) - self.rows)]
+        for k, inside in enumerate([*self.stages.inside, []]):
+            first = (*[a for a, _ in outer], *[0] * (len(self.shape) - self.rows))
+            lines += self._computed(self.stages.between[k], first, anywhere, names, f"t{k}_")
+            done = [n for n in inside if n.kind == REDUCE and self.region.is_per_row(n)]
+            lines += [line for n in done for line in self._start(n)]
+            for box in boxes if inside else ():
+                start, deeper, within = self._nest(box, self.rows)
+                first = tuple(a for a, _ in (*outer, *box))
+                body = self._computed(inside, first, [*loops, *within], dict(names), f"t{k}_")
+                lines += start + [deeper + line for line in body]
+            for node in done:
+                lines += self._finish(node, anywhere, part=True)
+                names[node] = self.registers[node]
+        return head + [indent + line for line in lines]
+
+    def _nest(self, box: Box, first: int) -> tuple[list[str], str, list[str | int]]:
+        """Loops over a box of axes from `first` on: their heads, the indentation inside, and what indexes each axis."""
+        lines, indent = [], ""
+        loops: list[str | int] = []
+        for axis, (a, b) in enumerate(box, first):
+            divided = axis == self.axis
             if b - a == 1:
-                loops.append(str(a))
-            else:
-                lines.append(f"{indent}for i{axis} in range({a}, {b}):")
-                indent += "    "
-                loops.append(f"i{axis}")
-        self.names = dict(self.scalars)
+                loops.append(a)
+                lines += [f"{indent}if lo <= {a} < hi:"] if divided else []
+            else:  # Numba's types are i1, i2, i4 and i8 in a kernel
+                ends = f"max(lo, {a}), min(hi, {b})" if divided else f"{a}, {b}"
+                lines.append(f"{indent}for j{axis} in range({ends}):")
+                loops.append(f"j{axis}")
+            indent += "    " if divided or b - a > 1 else ""
+        return lines, indent, loops
+
+    def _computed(
+        self, nodes: list[Node], lower: Shape, loops: list[str | int], names: dict[Node, str], prefix: str
+    ) -> list[str]:
+        """The statements that compute nodes at one index; `names` says what is known, and is added to."""
         loaded: dict[str, str] = {}
         body: list[str] = []
 
         def read(node: Node) -> str:
-            if node not in self.names:
+            node = self.spread.get(node, node)
+            if node not in names:
                 text = self._load(node, lower, loops)
                 if text not in loaded:
-                    loaded[text] = f"t{len(loaded)}"
+                    loaded[text] = f"{prefix}{len(loaded)}"
                     body.append(f"{loaded[text]} = {text}")
-                self.names[node] = loaded[text]
-            return self.names[node]
+                names[node] = loaded[text]
+            return names[node]
 
-        for number, node in enumerate(self.region.nodes):
+        overwritten = {self.into[n] for n in nodes if n in self.into}
+        for operand in self.reads:
+            if storage(operand) in overwritten:
+                read(operand)  # before it is
+        for node in nodes:
             values = [read(a) for a in node.args]
             if node.kind == MAP:
-                name = f"v{number}"
+                names[node] = name = f"v{self.region.nodes.index(node)}"
                 body += self._formula(node, values, name)
-                self.names[node] = name
-                if node in self.writes:
-                    body.append(self._store(node, name, self._index(self.writes[node].spans[0], loops)))
+                for access in (self.writes.get(node), self.kept.get(node)):
+                    if access is not None:
+                        body.append(self._store(node, name, access.spans[0], loops))
+            elif node in self.registers:
+                body += self._accumulated(node, values[0])
             else:
-                k = self.writes[node].spans[0].operand
-                if node in whole:
-                    body.append(f"r{k} = {_combined(node, f'r{k}', values[0])}")
-                else:
-                    at = self._index(self.writes[node].spans[0], loops)
-                    before = f"load_{letter(node.dtype)}(p{k}, {at}, {k}, #)"
-                    body.append(self._store(node, _combined(node, before, values[0]), at))
-        return lines + [indent + line for line in body]
+                (span,) = self.writes[node].spans
+                before = f"load_{letter(node.dtype)}(p{span.operand}, {_index(span, loops)}, {span.operand}, #)"
+                body.append(self._store(node, _combined(node, before, values[0]), span, loops))
+        return body
 
-    def _load(self, node: Node, lower: Shape, loops: list[str]) -> str:
-        access, char = self.reads[node], letter(node.dtype)
+    def _accumulated(self, node: Node, value: str) -> list[str]:
+        """One more element of a reduction in a variable. NaN is watched for apart, so that the loop vectorises."""
+        name, k = self.registers[node], self.writes[node].spans[0].operand
+        if not _watches_nan(node):
+            return [f"{name} = {_combined(node, name, value)}"]
+        larger = "larger" if node.data[0] == "max" else "smaller"
+        return [f"nan{k} = or_nan(nan{k}, {value})", f"{name} = {larger}({name}, {value})"]
+
+    def _load(self, node: Node, lower: Shape, loops: list[str | int]) -> str:
+        access = next(found[node] for found in (self.reads, self.kept, self.writes) if node in found)
+        char = letter(node.dtype)
         zero = self._constant(char, 0.0)
         if access.tables:
-            at = self._index(access.spans[0], loops)
+            at = _index(access.spans[0], loops)
             text = zero
             for table, k in access.tables:
                 index = f"load_l(p{table}, {at}, {table}, #)"
                 text = f"select({index} >= 0, load_{char}(p{k}, max({index}, 0), {k}, #), {text})"
             return text
+        if access.positions is not None:
+            source, positions = access.spans
+            k, kind, how = positions.operand, letter(node.args[1].dtype), access.positions
+            position = _within(f"i8(load_{kind}(p{k}, {_index(positions, loops)}, {k}, #))", how.length)
+            at = f"{_index(source, loops)} + {how.step} * {position}"
+            return f"load_{char}(p{source.operand}, {at}, {source.operand}, #)"
         for s in access.spans:
             if all(a <= i < b for a, i, b in zip(s.lower, lower, s.upper, strict=True)):
-                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {self._index(s, loops)}, {s.operand}, #)"
+                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {_index(s, loops)}, {s.operand}, #)"
         raise AssertionError("no span covers this box")
 
-    def _index(self, span: _Span, loops: list[str]) -> str:
-        constant, terms = span.base, []
-        for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
-            constant -= stride * low
-            if not i.startswith("i"):
-                constant += stride * int(i)
-            elif stride:
-                terms.append(i if stride == 1 else f"{stride} * {i}")
-        if constant or not terms:
-            terms.append(str(constant))
-        return " + ".join(terms)
-
-    def _store(self, node: Node, value: str, index: str) -> str:
-        k = self.writes[node].spans[0].operand
-        return f"store_{letter(node.dtype)}(p{k}, {index}, {value}, {k}, #)"
+    def _store(self, node: Node, value: str, span: _Span, loops: list[str | int]) -> str:
+        return f"store_{letter(node.dtype)}(p{span.operand}, {_index(span, loops)}, {value}, {span.operand}, #)"
 
     def _formula(self, node: Node, values: Sequence[str], name: str) -> list[str]:
         formula: Formula = node.data
@@ -336,6 +492,20 @@ class Printer:
         if node.fn == "reciprocal":
             node = expr.Call("/", (expr.Num(1.0), *node.args))
         return expr.Call(node.fn, tuple(self._typed_numbers(a, char, names) for a in node.args))
+
+
+def _index(span: _Span, loops: list[str | int]) -> str:
+    """An element of an operand; `loops` are the loop variables, or numbers along axes that have no loop."""
+    constant, terms = span.base, []
+    for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
+        constant -= stride * low
+        if isinstance(i, int):
+            constant += stride * i
+        elif stride:
+            terms.append(i if stride == 1 else f"{stride} * {i}")
+    if constant or not terms:
+        terms.append(str(constant))
+    return " + ".join(terms)
 
 
 _BOOLEAN = frozenset(["<", "<=", ">", ">=", "==", "!=", "&", "|"])
@@ -377,10 +547,19 @@ def _typed(char: str, value: float) -> str:
     return f"{_CASTS[char]}({int(value)})"
 
 
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return info.min, info.max
+
+
 def _converted(value: str, source: str, target: str) -> str:
     if target == "bool":
         return f"({value}) != 0"
     return f"{_CASTS[target]}({value})"
+
+
+def _watches_nan(node: Node) -> bool:
+    return node.dtype.kind == "f" and node.data[0] in ("max", "min")
 
 
 def _combined(node: Node, before: str, value: str) -> str:
@@ -389,6 +568,8 @@ def _combined(node: Node, before: str, value: str) -> str:
         return f"add_in_any_order({before}, {value})"
     if how == "prod":
         return f"{before} * {value}"
+    if node.dtype.kind == "b":
+        return f"{before} {'|' if how == 'max' else '&'} {value}"
     name = {"max": "maximum", "min": "minimum"}[how]
     return f"vm.{name}({before}, {value})" if node.dtype.kind == "f" else f"{how}({before}, {value})"
 
@@ -405,14 +586,79 @@ _INTEGER_CODES = _FLOAT_CODES | {
 _CODES = {"f": _FLOAT_CODES, "i": _INTEGER_CODES, "u": _INTEGER_CODES, "b": _INTEGER_CODES}
 
 
-_printed: dict[Any, tuple[str, list[Any]]] = {}
+def _within(position: str, length: int) -> str:
+    """A position counted from the start; never outside, whatever the array says (recordings hold for what fits)."""
+    return f"max(min(select({position} < 0, {position} + {length}, {position}), {length - 1}), 0)"
 
 
-def print_region(region: Region, stored: set[Node]) -> tuple[str, list[Any]]:
-    """The source of a region's kernel, and its operands: nodes with memory, or tables of indices."""
-    printer = Printer(region, stored)
+def print_scatter(node: Node) -> str:
+    """The source of a sum over where elements went, result[position] += g; operands g, result, positions."""
+    g, char, where = node.args[0], letter(node.dtype), node.data
+    lines = [f"for i in range({node.size}):", f"    store_{char}(p1, i, {_typed(char, 0)}, 1, 3)"]
+    if isinstance(where, Move):
+        lines += [f"for i in range({g.size}):", "    k = load_l(p2, i, 2, 3)", "    if k >= 0:"]
+        element, indent = "i", " " * 8
+    else:
+        loops: list[str | int] = [f"j{axis}" for axis in range(len(g.shape))]
+        lines += [f"{' ' * 4 * a}for j{a} in range({n}):" for a, n in enumerate(g.shape)]
+        indent = " " * 4 * len(loops)
+
+        def at(strides: Shape) -> str:
+            return _index(_Span((0,) * len(strides), g.shape, 0, 0, strides), loops)
+
+        position = f"i8(load_{letter(node.args[1].dtype)}(p2, {at(where.index_strides)}, 2, 3))"
+        lines.append(f"{indent}k = {at(where.strides)} + {where.step} * {_within(position, where.length)}")
+        element = at(c_strides(g.shape))
+    total = f"load_{char}(p1, k, 1, 3) + load_{char}(p0, {element}, 0, 3)"
+    lines.append(f"{indent}store_{char}(p1, k, {total}, 1, 3)")
+    body = "\n".join("    " + line for line in lines)
+    return f"def kernel(a, o):\n    p0, p1, p2 = a[o[0]], a[o[1]], a[o[2]]\n{body}\n"
+
+
+def print_scan(node: Node) -> str:
+    """The source of a running sum; operands x and the result."""
+    (outer, n, inner, back), char = node.data, letter(node.dtype)
+    order = f"range({n - 1}, -1, -1)" if back else f"range({n})"
+    first, before = (n - 1, inner) if back else (0, -inner)
+    return f"""\
+def kernel(a, o):
+    p0, p1 = a[o[0]], a[o[1]]
+    for i in range({outer}):
+        for j in {order}:
+            for k in range({inner}):
+                at = (i * {n} + j) * {inner} + k
+                x = load_{char}(p0, at, 0, 2)
+                if j != {first}:
+                    x = load_{char}(p1, at + {before}, 1, 2) + x
+                store_{char}(p1, at, x, 1, 2)
+"""
+
+
+class Printed(NamedTuple):
+    """A region's kernel: its source, its operands (nodes with memory, or tables of indices) and where each begins.
+
+    That is an offset in bytes, for operands of which the kernel reads or writes a part only. A kernel that is called
+    for `chunks` parts of a range of `extent`, and then once more, takes (a, o, lo, hi, chunk); others take (a, o).
+    """
+
+    source: str
+    operands: list[Any]
+    offsets: list[int]
+    chunks: int
+    extent: int
+
+
+_printed: dict[Any, tuple[str, int, list[Any]]] = {}
+
+
+def print_region(region: Region, plan: Plan, into: Mapping[Node, Node]) -> Printed:
+    """The kernel of a region."""
+    printer = Printer(region, plan, into)
     key = printer.prepare()
     if key not in _printed:
+        source = printer.print()
+        extent = 0 if printer.axis is None else printer.shape[printer.axis]
         # Formulas are told apart by their identity, so they stay alive with the key.
-        _printed[key] = printer.print(), [n.data for n in region.nodes]
-    return _printed[key][0], printer.operands
+        _printed[key] = source, extent, [n.data for n in region.nodes]
+    source, extent, _ = _printed[key]
+    return Printed(source, printer.operands, printer.offsets, printer.chunks, extent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, count
 from math import prod
 from operator import attrgetter
@@ -18,18 +19,20 @@ import numpy as np
 from ..op import registry
 from ..tape import Entry
 from ..value import SCALAR
-from .graph import CONST, INPUT, MAP, MOVE, POWERS, RESULT, TABLE, Graph, Node, needed
-from .machine import jit
+from .graph import CONST, INPUT, MAP, MOVE, RESULT, SPECIAL, TABLE, Graph, Node, needed
+from .machine import compiled
 from .moves import frozen_key
 from .table import MOST_KINDS, READS, Instruction, encode, single
 
 Array = np.ndarray[Any, Any]
+_native = partial(compiled, None)
 
 #: A run of ops in which more than this differ, counting what they are computed from, becomes a table.
 MOST_DIFFERENT = 400
 _MOST_OPERANDS = 4
 _DEEPEST = 6  # times four ops: how far back it is looked for a difference
-# Instead of the number of an instruction: an entry that is no op on single numbers; one that hands on its operand.
+# Instead of the number of an instruction: an entry that is no op on single numbers; one that hands on its first
+# operand (one less for the second, and so on).
 _OTHER, _SAME = -1, -2
 
 
@@ -84,11 +87,12 @@ class _Scalars:
         spec = [one if e.spec is SCALAR else specs[e.spec if prod(e.spec[0]) == 1 else None] for e in entries]
         op = np.array([ops[(e.op, frozen_key(e.attrs)) if e.attrs else e.op] for e in entries])
         literal = np.flatnonzero(self.operands < 0)
-        power = op[np.searchsorted(self.starts, literal, "right") - 1] == ops.get(registry["power"], -1)
+        user = op[np.searchsorted(self.starts, literal, "right") - 1]
+        special = {ops.get(registry[name]): numbers for name, numbers in SPECIAL.items()}
         kind = np.array(spec)[self.operands]
         kind[literal] = [
-            len(specs) + types[type(x), x if p and x in POWERS else None]
-            for x, p in zip(self.literals, power.tolist(), strict=True)
+            len(specs) + types[type(x), x if x in special.get(k, ()) else None]
+            for x, k in zip(self.literals, user.tolist(), strict=True)
         ]
         arity = np.diff(self.starts)
         key = (op * len(specs) + spec) * (_MOST_OPERANDS + 2) + np.minimum(arity, _MOST_OPERANDS + 1)
@@ -112,12 +116,17 @@ class _Scalars:
             return _OTHER
         if e.op is None:
             return _SAME
-        args = [Node(INPUT, *self.entries[p].spec) if p >= 0 else x for p, x in zip(places, e.inputs, strict=True)]
+        args = [
+            Node(INPUT, *self.entries[p].spec) if p >= 0
+            else Node(INPUT, (), e.dtype) if e.op.name == "power" and x not in SPECIAL["power"]
+            else x
+            for p, x in zip(places, e.inputs, strict=True)
+        ]  # fmt: skip
         node = self.graph.op(e.op, args, e.attrs, e.spec, None)
         if node.kind == MOVE and node.data.in_order:
             (node,) = node.args
-        if node is args[0]:
-            return _SAME
+        if node in args:
+            return _SAME - args.index(node)
         taken = [q for q, a in enumerate(node.args) if a is args[q] or (a.kind == CONST and places[q] < 0)]
         if node.kind != MAP or len(taken) < len(node.args) or len(self.instructions) == MOST_KINDS:
             return _OTHER
@@ -191,15 +200,26 @@ class _Scalars:
         sizes = [nodes[k].dtype.itemsize for k in inputs.tolist()]
         sizes += [entries[k].dtype.itemsize for k in ops[results].tolist()]
         table = encode(
-            self.instructions, code, reads, _bits(constants, its_type[apart][first]), len(ops) + inputs, results, sizes
-        )
+            self.instructions, code, reads, _bits(constants, its_type[apart][first]), len(ops) + inputs, results, sizes,
+            _origins([entries[k] for k in ops.tolist()]),
+        )  # fmt: skip
         node = Node(TABLE, (), SCALAR[1], tuple(nodes[k] for k in inputs.tolist()), table, entries[ops[-1]])
         for k in ops[results].tolist():
             e = entries[k]
             graph.nodes[e] = made = Node(RESULT, e.shape, e.dtype, (node,), entry=e)
             table.results.append(made)
-        for k in members[(self.code[members] == _SAME) & wanted[members]].tolist():
+        for k in members[(self.code[members] <= _SAME) & wanted[members]].tolist():
             graph.nodes[entries[k]] = graph.reshape(graph.nodes[entries[self.source[k]]], entries[k].shape)
+
+
+def _origins(entries: Sequence[Entry]) -> dict[Entry, int]:
+    """An entry for each op at each place in the user's code, and how many are from there."""
+    key = np.fromiter(map(attrgetter("lasti"), entries), np.int64, len(entries))
+    for name in ("code", "op"):
+        label, first = _labelled(np.fromiter(map(id, map(attrgetter(name), entries)), np.int64, len(entries)))
+        key = key * len(first) + label
+    label, first = _labelled(key)
+    return dict(zip([entries[k] for k in first.tolist()], np.bincount(label).tolist(), strict=True))
 
 
 def _bits(values: Sequence[Any], types: Array) -> Array:
@@ -220,7 +240,7 @@ def _labelled(key: Array) -> tuple[Array, Array]:
     return label, first[: _find_labels(key, table, label, first)]
 
 
-@jit
+@_native
 def _find_labels(key: Any, table: Any, label: Any, first: Any) -> Any:
     found, mask = 0, len(table) - 1
     for k in range(len(key)):
@@ -236,15 +256,15 @@ def _find_labels(key: Any, table: Any, label: Any, first: Any) -> Any:
     return found
 
 
-@jit
+@_native
 def _pass_on(starts: Any, values: Any, code: Any, source: Any) -> None:
     """Where the value of each entry comes from: itself, or what an op that hands it on is given."""
     for k in range(len(code)):
-        if code[k] == _SAME:
-            source[k] = source[values[starts[k]]]
+        if code[k] <= _SAME:
+            source[k] = source[values[starts[k] + _SAME - code[k]]]
 
 
-@jit
+@_native
 def _find_levels(starts: Any, values: Any, code: Any, level: Any) -> None:
     for k in range(len(code)):
         for q in range(starts[k], starts[k + 1]):
@@ -253,7 +273,7 @@ def _find_levels(starts: Any, values: Any, code: Any, level: Any) -> None:
                 level[k] = max(level[k], level[x] + (code[k] == _OTHER and code[x] != _OTHER))
 
 
-@jit
+@_native
 def _find_contexts(starts: Any, values: Any, code: Any, level: Any, context: Any) -> None:
     """A number for what each scalar computes from what, four ops deeper than that of `context` so far.
 
@@ -263,7 +283,7 @@ def _find_contexts(starts: Any, values: Any, code: Any, level: Any, context: Any
     for _ in range(4):
         before[:] = context
         for k in range(len(code)):
-            h = np.int64(code[k] + 3)
+            h = np.int64(code[k] + 7)
             for q in range(starts[k], starts[k + 1]):
                 x = values[q]
                 h *= 0x2545F4914F6CDD1D

@@ -1,30 +1,33 @@
 """A table of instructions on single numbers, and the kernel that runs it.
 
-All values lie in slots of one array, eight bytes each. An instruction is the number of a small kernel and the slots
-that this reads and writes; a kernel computes one op, or a few that often follow each other, and is printed like that of
-any other region. Calls through pointers are as fast as a switch would be, and each kernel serves every program.
+All values lie in slots of one array, eight bytes each; slot 0 has its address. An instruction is the number of a small
+kernel and the slots that this reads and writes; a kernel computes one op, or a few that often follow each other, and is
+printed like that of any other region. Calls through pointers are as fast as a switch would be, and each kernel serves
+every program.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from llvmlite import ir
-from numba import cfunc, types
-from numba.extending import intrinsic
+from numba import cfunc
 
+from ..tape import Entry
 from .graph import INPUT, MAP, Node
 from .kernels import Kernel, kernel
-from .machine import LOADS, SIGNATURE, STORES, address_of, jit
+from .machine import LOADS, SIGNATURE, STORES, address_of, call, compiled
 from .printer import print_region
-from .regions import Region
+from .regions import Plan, Region
 
 Array = np.ndarray[Any, Any]
+_native = partial(compiled, None)
 
 #: An instruction reads and writes at most so many slots.
 READS, WRITES = 6, 4
@@ -80,7 +83,8 @@ def _joined(first: Instruction, second: Instruction, wiring: int) -> Instruction
 
 def _printed(one: Instruction) -> tuple[Kernel, list[int]]:
     """The kernel of an instruction, and the order in which it takes what it reads and writes."""
-    source, operands = print_region(Region((), 0, one.nodes), set(one.writes))
+    plan = Plan([], set(one.writes), [], {}, {}, {})
+    source, operands, *_ = print_region(Region((), 0, one.nodes), plan, {})
     source = re.sub(r"= a\[o\[(\d+)\]\]", r"= a[0] + 8 * o[\1]", source)  # slots from a[0], not buffers
     number = {n: k for k, n in enumerate(one.reads)} | {n: READS + k for k, n in enumerate(one.writes)}
     return kernel(source), [number[x] for x in operands]
@@ -91,23 +95,48 @@ def _printed(one: Instruction) -> tuple[Kernel, list[int]]:
 
 @dataclass(slots=True)
 class Table:
-    """A table: the words that its kernel reads, and what they point to."""
+    """A table: the words that its kernel reads, and the slots that it computes in."""
 
     words: Array
-    kernels: list[Kernel]
-    results: list[Node]  # filled by who asked for the table
-    _kept: list[Any]
+    slots: Array
+    kernels: list[Kernel]  # of instructions, by their numbers
+    results: list[Node]  # the values that it leaves
+    origins: dict[Entry, int]  # an op for each place in the user's code, and how many others are from there, and it
+    _constants: Array
+    _instructions: list[Array]  # what `words` points to: first their numbers
+    _addresses: list[Array]  # and, for each number, where the kernel is, and how many operands it has
+
+    @property
+    def length(self) -> int:
+        """How many instructions it has."""
+        return len(self._instructions[0])
+
+    @property
+    def size(self) -> int:
+        """The bytes that its kernel reads, besides slots and inputs."""
+        return sum(x.nbytes for x in (self.words, *self._instructions, *self._addresses))
+
+    def text(self) -> str:
+        """The sources of its instructions; the same only for the same instructions on the same numbers."""
+        times = np.bincount(self._instructions[0], minlength=len(self.kernels))
+        parts = [f"# {n:,} times\n{k.source}" for n, k in zip(times.tolist(), self.kernels, strict=True)]
+        digest = hashlib.sha256("".join(parts).encode())
+        for x in (self._constants, *self._instructions):
+            digest.update(x.dtype.str.encode() + x.tobytes())
+        title = f"# table {digest.hexdigest()[:12]}: {self.length:,} instructions of {len(parts)} kinds, "
+        order = np.argsort(-times, kind="stable").tolist()
+        return "\n".join([f"{title}{len(self.slots) - 1:,} numbers\n", *[parts[k] for k in order]])
 
 
 def encode(
     kinds: Sequence[Instruction], code: Array, reads: Array, initial: Array, inputs: Array, results: Array,
-    sizes: Sequence[int],
+    sizes: Sequence[int], origins: dict[Entry, int],
 ) -> Table:  # fmt: skip
     """A table of instructions, given by their numbers in `kinds`; row t of `reads` has the values that number t reads.
 
     Values are numbers: t for what instruction t computes; larger ones for what is there before, with the bits
     `initial`, or comes from outside (`inputs`) in each run. There are -1s where an instruction reads no more. `results`
-    are left outside. `sizes` are the bytes of inputs, then results.
+    are left outside. `sizes` are the bytes of inputs, then results; `origins` are kept with it.
     """
     count = len(code) + len(initial)
     kept = np.zeros(count, bool)
@@ -127,12 +156,10 @@ def encode(
     slots[slot[len(slot) - len(initial) :]] = initial
     places = slot[np.concatenate([inputs, results])].astype(np.int32)
     kernels = [k for k, _ in printed]
-    arrays = [
-        slots, code.astype(np.uint16), operands, np.array([k.address for k in kernels]), counts, places,
-        np.array(sizes, np.uint8),
-    ]  # fmt: skip
-    words = [*map(address_of, arrays), len(code), len(inputs), len(results)]
-    return Table(np.array(words), kernels, [], arrays)
+    instructions = [code.astype(np.uint16), operands, places, np.array(sizes, np.uint8)]
+    addresses = [np.array([k.address for k in kernels]), counts]
+    words = np.array([*map(address_of, [*instructions, *addresses]), len(code), len(inputs), len(results)])
+    return Table(words, slots, kernels, [], origins, initial, instructions, addresses)
 
 
 def _fuse(kinds: list[Instruction], code: Array, reads: Array, kept: Array) -> tuple[Array, Array, Array]:
@@ -164,7 +191,7 @@ def _fuse(kinds: list[Instruction], code: Array, reads: Array, kept: Array) -> t
     return code, reads, writes
 
 
-@jit
+@_native
 def _measure(reads: Any, writes: Any, depth: Any, uses: Any, of: Any) -> None:
     """After how many others each instruction can be computed, and how often each value is read."""
     for t in range(len(reads)):
@@ -177,7 +204,7 @@ def _measure(reads: Any, writes: Any, depth: Any, uses: Any, of: Any) -> None:
                 of[x] = depth[t] + 1
 
 
-@jit
+@_native
 def _sorted(by: Any, order: Any) -> Any:
     """`order`, sorted by an array of numbers that are not many more than there are elements; equal ones stay."""
     starts, result = np.zeros(by.max() + 2, np.int64), np.empty_like(order)
@@ -190,7 +217,7 @@ def _sorted(by: Any, order: Any) -> Any:
     return result
 
 
-@jit
+@_native
 def _count(rows: Any, t: Any, x: Any) -> Any:
     n = 0
     for k in range(rows.shape[1]):
@@ -198,7 +225,7 @@ def _count(rows: Any, t: Any, x: Any) -> Any:
     return n
 
 
-@jit
+@_native
 def _lone_users(reads: Any, writes: Any, kept: Any, depth: Any, uses: Any, maker: Any, partner: Any) -> None:
     """The partner of an instruction is one just before it whose results nothing else reads."""
     for t in range(len(reads)):
@@ -215,7 +242,7 @@ def _lone_users(reads: Any, writes: Any, kept: Any, depth: Any, uses: Any, maker
                 maker[x] = t
 
 
-@jit
+@_native
 def _siblings(reads: Any, writes: Any, kept: Any, depth: Any, uses: Any, reader: Any, partner: Any) -> None:
     """The partner of an instruction is one that can be computed at the same time and reads the same."""
     for t in range(len(reads)):
@@ -226,7 +253,7 @@ def _siblings(reads: Any, writes: Any, kept: Any, depth: Any, uses: Any, reader:
                 reader[x] = t
 
 
-@jit
+@_native
 def _find_keys(partner: Any, code: Any, reads: Any, writes: Any, kept: Any, uses: Any, keys: Any) -> None:
     """For each instruction what its partner and it would be as one; -1 if that had too many operands.
 
@@ -264,7 +291,7 @@ def _find_keys(partner: Any, code: Any, reads: Any, writes: Any, kept: Any, uses
             keys[t] = ((np.int64(code[u]) << 14 | np.int64(code[t])) << most_writes | inner) << 4 * most_reads | wiring
 
 
-@jit
+@_native
 def _join(partner: Any, code: Any, reads: Any, writes: Any, keys: Any, chosen: Any, first: Any, left: Any) -> None:
     """Join each instruction whose key is chosen with its partner, if neither is joined; the partner is not `left`."""
     most_reads, most_writes = reads.shape[1], writes.shape[1]
@@ -296,10 +323,10 @@ def _join(partner: Any, code: Any, reads: Any, writes: Any, keys: Any, chosen: A
                 n += 1
 
 
-@jit
+@_native
 def _number_slots(code: Any, reads: Any, writes: Any, orders: Any, counts: Any, slot: Any, operands: Any) -> Any:
-    """Give each value a slot, in the order in which they are used; returns how many there are."""
-    most_reads, j, n = reads.shape[1], 0, 0
+    """Give each value a slot, in the order in which they are used; returns how many slots there are."""
+    most_reads, j, n = reads.shape[1], 0, 1
     for t in range(len(code)):
         for q in range(counts[code[t]]):
             k = orders[code[t], q]
@@ -314,26 +341,13 @@ def _number_slots(code: Any, reads: Any, writes: Any, orders: Any, counts: Any, 
 
 # --- running it -------------------------------------------------------------------------------------------------------
 
-_SLOTS, _CODE, _OPERANDS, _KERNELS, _COUNTS, _PLACES, _SIZES, _LENGTH, _INPUTS, _RESULTS = range(10)
-_intrinsic: Any = intrinsic
+_CODE, _OPERANDS, _PLACES, _SIZES, _KERNELS, _COUNTS, _LENGTH, _INPUTS, _RESULTS = range(9)
 _load, _code, _place, _size = LOADS["load_l"], LOADS["load_H"], LOADS["load_i"], LOADS["load_B"]
 _moves = {n: (LOADS[f"load_{c}"], STORES[f"store_{c}"]) for n, c in ((1, "b"), (2, "h"), (4, "i"), (8, "l"))}
 (_load_1, _store_1), (_load_2, _store_2), (_load_4, _store_4), (_load_8, _store_8) = _moves.values()
 
 
-@_intrinsic
-def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        pointers = [ir.IntType(64).as_pointer(), ir.IntType(32).as_pointer()]
-        kind = ir.FunctionType(ir.VoidType(), pointers)
-        passed = [builder.inttoptr(x, p) for x, p in zip(args[1:], pointers, strict=True)]
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), passed)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), code
-
-
-@jit
+@_native
 def _moved(source: Any, to: Any, size: Any) -> None:
     """Copy one number of so many bytes."""
     if size == 8:
@@ -348,22 +362,23 @@ def _moved(source: Any, to: Any, size: Any) -> None:
 
 @functools.cache
 def interpreter() -> Kernel:
-    """The kernel of all tables: operands are a table's words, its inputs and its results."""
+    """The kernel of all tables: operands are a table's words, its slots, inputs and results."""
 
     def interpret(addresses: Any, o: Any) -> None:
-        words = addresses[o[0]]
-        slots, code, operands = _load(words, _SLOTS, 0, 1), _load(words, _CODE, 0, 1), _load(words, _OPERANDS, 0, 1)
+        words, slots = addresses[o[0]], addresses[o[1]]
+        _store_8(slots, 0, slots, 0, 1)  # they may have been copied
+        code, operands = _load(words, _CODE, 0, 1), _load(words, _OPERANDS, 0, 1)
         kernels, counts = _load(words, _KERNELS, 0, 1), _load(words, _COUNTS, 0, 1)
         places, sizes = _load(words, _PLACES, 0, 1), _load(words, _SIZES, 0, 1)
         inputs, results = _load(words, _INPUTS, 0, 1), _load(words, _RESULTS, 0, 1)
         for k in range(inputs):
-            _moved(addresses[o[1 + k]], slots + 8 * _place(places, k, 0, 1), _size(sizes, k, 0, 1))
+            _moved(addresses[o[2 + k]], slots + 8 * _place(places, k, 0, 1), _size(sizes, k, 0, 1))
         for k in range(_load(words, _LENGTH, 0, 1)):
             c = np.int64(_code(code, k, 0, 1))
-            _call(_load(kernels, c, 0, 1), words, operands)
+            call(_load(kernels, c, 0, 1), slots, operands)
             operands += 4 * _load(counts, c, 0, 1)
         for k in range(inputs, inputs + results):
-            _moved(slots + 8 * _place(places, k, 0, 1), addresses[o[1 + k]], _size(sizes, k, 0, 1))
+            _moved(slots + 8 * _place(places, k, 0, 1), addresses[o[2 + k]], _size(sizes, k, 0, 1))
 
     function = cfunc(SIGNATURE)(interpret)
     return Kernel(cast(int, function.address), "table of instructions", 0.0, function)

@@ -10,19 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..op import SIMPLE, Op, frozen, functions
-from ..tape import ACTIVE, CONSTANT, GRADIENTS, TRACED, WEAK, Entry, caller, describe, leaf, mode, next_number, succeed
+from ..random import Generator
+from ..tape import (
+    ACTIVE,
+    CONSTANT,
+    GRADIENTS,
+    TRACED,
+    WEAK,
+    Entry,
+    caller,
+    describe,
+    leaf,
+    mode,
+    next_number,
+    succeed,
+    untraced,
+)  # fmt: skip
 from ..tensor import Tensor, wrap
 from ..value import NUMBERS, SCALAR, Value, as_value, from_user
-
-#: Where an input is found when the program runs: from the arguments' leaves to a value.
-Getter = Callable[[Sequence[Any]], Any]
+from .errors import CompileError
+from .outside import array_is_unchanged, is_same
+from .places import Place, argument
 
 
 @dataclass(slots=True)
@@ -30,20 +44,52 @@ class Input:
     """What the program reads: the entry that stands for it, and where it is found."""
 
     entry: Entry
-    get: Getter
+    place: Place
+    private: bool = False  # a tensor's or an optimiser's own array, which nobody gives another shape in place
+    generator: Generator | None = None  # where it is drawn anew
 
 
 @dataclass(slots=True)
 class Held:
     """A tensor from outside that the function uses: its handle as it was found, to see what changed."""
 
-    get: Getter  # the tensor itself
+    place: Place  # the tensor itself
     tensor: Tensor  # as the function sees it
     owner: Tensor  # as the caller holds it: another handle on an argument, which may be found elsewhere too
     entry: Entry | None
-    value: Value
     node: Entry  # what stands for its value in the recording
     gradient: Tensor | None
+
+
+@dataclass(slots=True)
+class Slot:
+    """An array or number that a dict holds, such as an optimiser's state."""
+
+    state: dict[str, Any]
+    name: str
+    found: Tensor
+    new: Tensor
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole number, which a program computes with as a float."""
+        return isinstance(self.state[self.name], int)
+
+    def put(self, value: Value) -> None:
+        self.state[self.name] = round(value) if self.whole else np.asarray(value)
+
+
+@dataclass(slots=True)
+class Change:
+    """What a call leaves behind: the value or gradient of a tensor, or a slot. `after` is None for no gradient.
+
+    `before` is the input that it takes the place of, if the function reads that.
+    """
+
+    kind: str  # "value", "gradient" or "slot"
+    of: Held | Slot
+    before: Entry | None
+    after: Entry | None
 
 
 @dataclass(slots=True)
@@ -53,6 +99,8 @@ class Read:
     entry: Entry
     convert: Callable[[Value], Any]
     expected: Any
+    code: CodeType | None  # where in the user's program
+    lasti: int
 
     def holds(self, value: Value) -> bool:
         """Whether `value` would have led Python the same way."""
@@ -60,10 +108,6 @@ class Read:
         if isinstance(found, np.ndarray):
             return bool(np.array_equal(found, self.expected, equal_nan=found.dtype.kind == "f"))
         return bool(found == self.expected or (found != found and self.expected != self.expected))
-
-
-#: Puts a value that a call changed where it belongs.
-Setter = Callable[[Sequence[Any], Value], None]
 
 
 class Tracer:
@@ -82,9 +126,9 @@ class Tracer:
         self._arrays: dict[int, tuple[np.ndarray[Any, Any], Entry]] = {}
         self._grads_known: set[Entry] = set()
         self._forgotten: set[Entry] = set()  # leaves whose gradient the function sets, whatever it was
-        self._slots: dict[tuple[int, str], tuple[dict[str, Any], Tensor, Tensor]] = {}  # found, and as it is now
-        #: What has to be found as it was, besides inputs' shapes and dtypes.
-        self.guards: list[tuple[Getter, Any]] = []
+        self._slots: dict[tuple[int, str], Slot] = {}
+        #: What has to hold besides inputs' shapes and dtypes.
+        self.guards: list[Place] = []
 
     # --- ops ----------------------------------------------------------------------------------------------------
 
@@ -155,18 +199,18 @@ class Tracer:
             if seen is None:
                 seen = x if x.requires_grad else wrap(x._value)
                 self._arguments[id(x)] = seen
-                self.hold(seen, lambda leaves: leaves[k], x)
+                self.hold(seen, argument(k), x)
             return seen
         value = from_user(x)
         entry = leaf(value, WEAK if type(x) is float else TRACED)
-        self.inputs[entry] = Input(entry, lambda leaves: leaves[k])
+        self.inputs[entry] = Input(entry, argument(k))
         return wrap(value, entry)
 
-    def hold(self, x: Tensor, get: Getter | None = None, owner: Tensor | None = None) -> Held:
+    def hold(self, x: Tensor, place: Place | None = None, owner: Tensor | None = None) -> Held:
         """Note a tensor from outside, whose value is read anew in each call."""
         entry = x._entry
         if entry is not None and entry.op is not None:
-            raise TypeError(
+            raise CompileError(
                 f"compile: the function uses {describe(entry)}, which was recorded outside it; its gradient would "
                 "be lost. Pass it as an argument after .detach(), or compute it inside the function"
             )
@@ -174,20 +218,13 @@ class Tracer:
         held = self._held.get(id(x)) if entry is None else self._leaves.get(entry.root or entry)
         if held is None:
             node = leaf(x._value, TRACED) if entry is None else entry
-            get = get or (lambda leaves: x)
-            held = Held(
-                get,
-                x,
-                x if owner is None else owner,
-                entry,
-                x._value,
-                node,
-                None if entry is None else (entry.root or entry).grad,
-            )
+            place = place or Place("{0}", x)
+            gradient = None if entry is None else (entry.root or entry).grad
+            held = Held(place, x, x if owner is None else owner, entry, node, gradient)
             self._held[id(x)] = held
             if entry is not None:
                 self._leaves[entry.root or entry] = held
-            self.inputs[node] = Input(node, lambda leaves: get(leaves)._value)
+            self.inputs[node] = Input(node, Place("{0}._value", place), private=True)
         return held
 
     def array(self, x: np.ndarray[Any, Any]) -> Entry:
@@ -199,63 +236,78 @@ class Tracer:
         if known is None:
             entry = leaf(from_user(x), TRACED)
             self._arrays[id(x)] = known = x, entry
-            self.inputs[entry] = Input(entry, lambda leaves: x)
+            self.inputs[entry] = Input(entry, Place("{0}", x))
         return known[1]
 
     def guard_array(self, x: np.ndarray[Any, Any]) -> None:
         """Note an array whose elements the recording depends on, such as an index."""
-        kept = x.copy()
-        self.guards.append((lambda leaves: x.shape == kept.shape and bool(np.array_equal(x, kept)), True))
+        self.guards.append(array_is_unchanged(x))
 
-    def number(self, get: Getter, value: float) -> Tensor:
+    def draw(self, generator: Generator, name: str, args: Sequence[Any]) -> Tensor:
+        """Random numbers, drawn anew in each call: what the generator's method of this name returns for `args`."""
+        with untraced():
+            value = from_user(getattr(generator, name)(*args))
+        entry = leaf(value, TRACED)
+        self.inputs[entry] = Input(entry, Place(f"{{0}}.{name}(*{{1}})", generator, tuple(args)), generator=generator)
+        return wrap(value, entry)
+
+    def number(self, place: Place, value: float) -> Tensor:
         """A Python number that is read anew in each call."""
         entry = leaf(float(value), WEAK)
-        self.inputs[entry] = Input(entry, get)
+        self.inputs[entry] = Input(entry, place)
         return wrap(entry.value, entry)
 
     def settings(self, of: Any) -> SimpleNamespace:
         """The attributes of an object that are numbers, or tuples of them, read anew in each call."""
-
-        def number(name: str, k: int | None = None) -> Tensor:
-            def get() -> float:
-                value = getattr(of, name)
-                return float(value if k is None else value[k])
-
-            value = get()
-            self.guards.append((lambda leaves: bool(get()), bool(value)))  # code may ask whether it is zero
-            return self.number(lambda leaves: get(), value)
-
         found: dict[str, Any] = {}
         for name, value in vars(of).items():
+            place = Place(f"{{0}}.{name}", of)
             if type(value) is tuple and all(type(v) is float for v in value):
-                found[name] = tuple(number(name, k) for k in range(len(value)))
+                found[name] = tuple(self._setting(Place("{0}[{1}]", place, k), v) for k, v in enumerate(value))
             elif type(value) is float or name == "lr":
-                found[name] = number(name)
+                found[name] = self._setting(place, value)
             elif type(value) in (bool, int, str):
-                self.guards.append((partial(_attribute, of, name), value))
+                self.guards.append(is_same(place, value))
                 found[name] = value
         return SimpleNamespace(**found)
+
+    def _setting(self, place: Place, value: float) -> Tensor:
+        self.guards.append(Place("{0}" if value else "not {0}", place))  # code may ask whether it is zero
+        return self.number(place, value)
 
     def slot(self, state: dict[str, Any], name: str) -> Tensor:
         """An array or number that a dict holds, read anew in each call."""
         key = id(state), name
         if key not in self._slots:
-            value = state[name]
-            if isinstance(value, int):
-                found = self.number(lambda leaves: float(state[name]), value)
+            value, place = state[name], Place("{0}[{1}]", state, name)
+            same = [s for s in self._slots.values() if isinstance(value, int) and s.whole and s.state[s.name] == value]
+            if same:  # counts of steps, which stay equal
+                self.guards.append(Place("{0} == {1}[{2}]", place, same[0].state, same[0].name))
+                found = same[0].found
+            elif isinstance(value, int):
+                found = self.number(place, value)
             else:
                 entry = leaf(from_user(value), TRACED)
-                self.inputs[entry] = Input(entry, lambda leaves: state[name])
+                self.inputs[entry] = Input(entry, place, private=True)
                 found = wrap(entry.value, entry)
-            self._slots[key] = state, found, found
-        return self._slots[key][2]
+            self._slots[key] = Slot(state, name, found, found)
+        return self._slots[key].new
 
     def fill(self, state: dict[str, Any], name: str, new: Tensor) -> None:
         """Put a new value into a slot."""
-        state, found, _ = self._slots[id(state), name]
-        self._slots[id(state), name] = state, found, new
+        self._slots[id(state), name].new = new
 
     # --- what tensors ask of a tracer -------------------------------------------------------------------------------
+
+    def place_of(self, x: Tensor) -> Place | None:
+        """Where a tensor that the function was given is found; None for one that it made."""
+        held = self._held.get(id(x))
+        return None if held is None else held.place
+
+    def owner_of(self, x: Tensor) -> Tensor | None:
+        """The tensor that the function was given and sees as `x`; None for one that it made."""
+        held = self._held.get(id(x))
+        return None if held is None else held.owner
 
     def tensor(self, x: Any, dtype: Any, requires_grad: bool, name: str | None) -> Tensor:
         """`ag.tensor` inside the recorded function."""
@@ -273,7 +325,7 @@ class Tracer:
         """What Python wants to know of a tensor's value: it has to come out the same when the program runs."""
         entry, found = self.source(x), convert(x._value)
         if entry in self.inputs or entry.op is not None or entry in self.defined:
-            self.reads.append(Read(entry, convert, found))
+            self.reads.append(Read(entry, convert, found, *caller(2)))
         return found
 
     def detach(self, x: Tensor) -> Tensor:
@@ -294,7 +346,7 @@ class Tracer:
         """`x`, an unrecorded tensor or leaf, takes the value of `result` but stays the leaf that it is."""
         old = self.source(x)
         if old in self.inputs and id(x) not in self._held and old.state != WEAK:  # nobody else has a Python number
-            raise TypeError(
+            raise CompileError(
                 "compile: the function writes into an array that it was given; pass a tensor, or copy it first"
             )
         if x.requires_grad:
@@ -311,11 +363,10 @@ class Tracer:
         grad: Tensor | None = root.grad
         if root not in self._grads_known:
             self._grads_known.add(root)
-            get = self._leaves[root].get
-            find: Getter = lambda leaves: (get(leaves)._entry.root or get(leaves)._entry).grad  # noqa: E731
-            self.guards.append((lambda leaves: find(leaves) is None, grad is None))
+            place = Place("({0}._entry.root or {0}._entry).grad", self._leaves[root].place)
+            self.guards.append(Place("({0} is None) is {1}", place, grad is None))
             if grad is not None:
-                self.hold(grad, find)
+                self.hold(grad, place)
         return grad
 
     def forget_gradient(self, x: Tensor) -> None:
@@ -326,30 +377,31 @@ class Tracer:
 
     # --- afterwards ---------------------------------------------------------------------------------------------------
 
-    def effects(self) -> list[tuple[Setter, Entry | None]]:
-        """What changed outside, each with how to put it there; handles are left as an unrecorded run leaves them."""
-        changes: list[tuple[Setter, Entry | None]] = []
+    def effects(self) -> list[Change]:
+        """What changed outside; handles are left as an unrecorded run leaves them."""
+        changes: list[Change] = []
         for array, entry in self._arrays.values():
             if _is_changed(array, entry):
                 self.inputs.pop(entry, None)
         for held in list(self._held.values()):
-            x, get = held.tensor, held.get
+            x = held.tensor
             if x._entry is not held.entry and x._entry is not None and x._entry is not held.node:
-                changes.append((partial(_hold, get), x._entry))
+                changes.append(Change("value", held, held.node, x._entry))
                 if held.owner is not x:
                     held.owner.hold(x._value)
                     continue
                 x._entry = None if held.entry is None else succeed(held.entry, x._value)
             root = None if held.entry is None else held.entry.root or held.entry
             if root is not None and (root.grad is not held.gradient or root in self._forgotten):
-                grad = root.grad
-                changes.append((partial(_set_gradient, get), None if grad is None else self.source(grad)))
-                root.grad = None if grad is None else wrap(grad._value)
-        for (_, name), (state, found, new) in self._slots.items():
-            if new is not found:
-                whole = isinstance(state[name], int)
-                changes.append((partial(_fill_from, state, name, whole), self.source(new)))
-                _fill_from(state, name, whole, (), new._value)
+                known = self._held.get(id(held.gradient))
+                before = None if known is None else known.node
+                after = None if root.grad is None else self.source(root.grad)
+                changes.append(Change("gradient", held, before, after))
+                root.grad = None if root.grad is None else wrap(root.grad._value)
+        for slot in self._slots.values():
+            if slot.new is not slot.found:
+                changes.append(Change("slot", slot, slot.found._entry, self.source(slot.new)))
+                slot.put(slot.new._value)
         return changes
 
     def close(self) -> None:
@@ -357,8 +409,7 @@ class Tracer:
         for entry in self.entries:
             if entry.state < 0:
                 entry.state = CONSTANT
-            entry.inputs = ()
-        self.entries.clear()
+            entry.inputs, entry.value = (), None
         for entry in self.inputs:
             if entry.state < 0:
                 entry.state = CONSTANT
@@ -368,19 +419,3 @@ def _is_changed(x: np.ndarray[Any, Any], entry: Entry) -> bool:
     """Whether an array is no longer what it was when the entry was made."""
     was = np.asarray(entry.value)
     return x.shape != was.shape or not np.array_equal(x, was, equal_nan=was.dtype.kind == "f")
-
-
-def _set_gradient(get: Getter, leaves: Sequence[Any], value: Value | None) -> None:
-    get(leaves).grad = None if value is None else wrap(value)
-
-
-def _fill_from(state: dict[str, Any], name: str, whole: bool, leaves: Sequence[Any], value: Value) -> None:
-    state[name] = round(value) if whole else np.asarray(value)
-
-
-def _hold(get: Getter, leaves: Sequence[Any], value: Value) -> None:
-    get(leaves).hold(value)
-
-
-def _attribute(of: Any, name: str, leaves: Sequence[Any]) -> Any:
-    return getattr(of, name)

@@ -79,11 +79,15 @@ class DataLoader:
         return self._n // self.batch_size if self.drop_last else math.ceil(self._n / self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        return self._batches(self.order())
+
+    def order(self) -> NDArray[np.int64]:
+        """The numbers of the rows in the order of the next epoch, which becomes the one after it."""
         order = np.arange(self._n)
         if self.shuffle:
             order = Generator(self.seed, _ORDERS + self.epoch).permutation(self._n)
         self.epoch += 1
-        return self._batches(order)
+        return order
 
     def _batches(self, order: NDArray[np.int64]) -> Iterator[Any]:
         for start in range(0, len(self) * self.batch_size, self.batch_size):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..op import functions
-from ..tensor import Tensor
+from ..tensor import Tensor, tensor
 from .module import Module
 
 
@@ -24,15 +24,15 @@ def cross_entropy(logits: Any, classes: Any) -> Tensor:
 
     Raises ValueError for other shapes, IndexError for a class out of range, TypeError for classes not integer.
     """
-    labels = classes.numpy() if isinstance(classes, Tensor) else np.asarray(classes)
+    labels = classes if isinstance(classes, Tensor) else tensor(classes)
     if np.ndim(logits) != 2 or labels.shape != np.shape(logits)[:1]:
         raise ValueError(f"cross_entropy: logits (n, classes) and classes (n,), not {np.shape(logits)}, {labels.shape}")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: classes are integers, not {labels.dtype}")
-    if labels.size and not 0 <= labels.min() <= labels.max() < np.shape(logits)[1]:
-        raise IndexError(
-            f"cross_entropy: classes run from 0 to {np.shape(logits)[1] - 1}, here {labels.min()}..{labels.max()}"
-        )
+    count = np.shape(logits)[1]
+    if labels.size and ((labels < 0) | (labels >= count)).max():
+        first, last = labels.min().item(), labels.max().item()
+        raise IndexError(f"cross_entropy: classes run from 0 to {count - 1}, here {first}..{last}")
     chosen = functions["take_along_axis"](functions["log_softmax"](logits), labels[:, None], 1)
     return -functions["mean"](chosen)
 

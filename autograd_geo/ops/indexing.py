@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from ..declare import custom, linear, sample
 from ..op import composite
 from ..tape import TRACING, mode, tracer
-from ..tensor import Tensor
+from ..tensor import Tensor, tensor
 from ..value import NUMBERS, from_user
-from .shape import ravel
+from .elementary import where
+from .shape import moveaxis, ravel, reshape
 
 
 def _plain(index: Any) -> Any:
@@ -71,10 +73,61 @@ def getitem(x: Any, /, index: Any) -> Any:
 
 def _read(x: Tensor, index: Any) -> Tensor:
     """`x[index]`, for indices as users write them."""
+    if mode() & TRACING and (parts := _positions(x, index)) is not None:
+        return _read_at(x, parts)
     return getitem(x, _plain(index))
 
 
 Tensor.__getitem__ = _read
+
+
+def _positions(x: Tensor, index: Any) -> list[Any] | None:
+    """An index by tensors of integers, one part for each axis; None for other indices.
+
+    Where a recorded function gets such tensors as input, they are read anew in each call.
+    """
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if not any(isinstance(i, Tensor) and i.dtype.kind in "iu" for i in parts):
+        return None
+    if Ellipsis in (dots := [i for i in parts if i is Ellipsis or i is None]):
+        k = next(k for k, i in enumerate(parts) if i is Ellipsis)
+        parts[k : k + 1] = [slice(None)] * (x.ndim - len(parts) + 1)
+    parts += [slice(None)] * (x.ndim - len(parts))
+    whole = [i if isinstance(i, slice | Tensor) else np.asarray(i) for i in parts]
+    if (
+        len(dots) > 1
+        or len(parts) > x.ndim
+        or any(not isinstance(i, slice) and i.dtype.kind not in "iu" for i in whole)
+    ):
+        return None
+    return whole
+
+
+def _read_at(x: Tensor, parts: list[Any]) -> Tensor:
+    """`x[parts]`: what is sliced first, then one position for all axes that are indexed by integers."""
+    getitem.op.shape(x.shape, index=tuple([_value(i) for i in parts]))  # type: ignore[attr-defined]  # may raise
+    x = getitem(x, _plain(tuple([i if isinstance(i, slice) else slice(None) for i in parts])))
+    axes = [a for a, i in enumerate(parts) if not isinstance(i, slice)]
+    first = axes[0] if axes[-1] - axes[0] < len(axes) else 0  # NumPy puts them in front if a slice is between them
+    x = moveaxis(x, tuple(axes), tuple(range(first, first + len(axes))))
+    lengths, position = x.shape[first : first + len(axes)], None
+    for a, n in zip(axes, lengths, strict=True):
+        i = parts[a].astype(np.intp)
+        _stay_within(i, n)
+        i = i if len(axes) == 1 else where(i < 0, i + n, i)
+        position = i if position is None else position * n + i
+    rest = x.shape[first + len(axes) :]
+    return _take(reshape(x, (*x.shape[:first], prod(lengths), *rest)), position, first)
+
+
+def _value(index: Any) -> Any:
+    return index._value if isinstance(index, Tensor) else index
+
+
+def _stay_within(indices: Any, length: int) -> None:
+    """While a function is recorded: the recording holds as long as indices fit (else the next one raises)."""
+    if mode() & TRACING and isinstance(indices, Tensor) and indices.size:
+        bool(((indices >= -length) & (indices < length)).min())
 
 
 def _kept(g: Any, index: Any) -> Any:
@@ -149,11 +202,14 @@ def _take(x: Any, indices: Any, /, axis: int) -> Any:
 @composite()
 def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     """Elements at integer positions along `axis`; of the flattened tensor if None. Raises IndexError outside."""
-    indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
+    indices = indices if isinstance(indices, Tensor) else tensor(indices)
     if indices.dtype.kind not in "iub" and indices.size:
         raise TypeError(f"take: indices are integers, not {indices.dtype}")
     indices = indices.astype(np.intp)
-    return _take(ravel(x) if axis is None else x, indices, 0 if axis is None else axis)
+    x, axis = (ravel(x), 0) if axis is None else (x, axis)
+    z = _take(x, indices, axis)
+    _stay_within(indices, np.shape(x)[axis])
+    return z
 
 
 def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
@@ -166,9 +222,23 @@ def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> An
 
 
 @linear(
-    _untake_along, samples=(sample((3, 4), np.array([[0, 0], [1, 3], [2, 2]]), axis=1),
-                            sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0)),
+    _untake_along, method=False, reference="np.take_along_axis(x, indices, axis)",
+    samples=(sample((3, 4), np.array([[0, 0], [1, 3], [2, 2]]), axis=1),
+             sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0)),
 )  # fmt: skip
-def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Any:
-    """One element per position along `axis`, chosen by `indices` of x's dimensions, as `argsort` returns them."""
+def _take_along_axis(x: Any, indices: Any, /, axis: int) -> Any:
+    """See `take_along_axis`."""
     return np.take_along_axis(x, indices, axis)
+
+
+@composite()
+def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Tensor:
+    """One element per position along `axis`, chosen by `indices` of x's dimensions, as `argsort` returns them.
+
+    Raises IndexError for positions outside, or for indices that are not integers.
+    """
+    x, axis = (ravel(x), 0) if axis is None else (x, axis)
+    indices = indices if isinstance(indices, Tensor) else tensor(indices)
+    z = _take_along_axis(x, indices, axis)
+    _stay_within(indices.astype(np.intp), np.shape(x)[axis])
+    return z

@@ -136,6 +136,21 @@ def _centred(x: Any, axis: Axis) -> Any:
     return x - np.mean(x, axis=axis, keepdims=True)
 
 
+def _variance(x: Any, axis: Axis, ddof: int, keepdims: bool) -> Any:
+    if x.dtype == np.float16:
+        return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)  # which adds in single precision
+    centred = _centred(x if x.dtype.kind == "f" else x.astype(np.float64), axis)
+    centred *= centred
+    return centred.sum(axis=axis, keepdims=keepdims) / (_count(x.shape, axis) - ddof)
+
+
+def _largest(x: Any, axis: Axis, of_none: float) -> Any:
+    """The largest elements over `axis`, which stays with length one; `of_none` where there are no elements."""
+    if _count(x.shape, axis):
+        return np.max(x, axis=axis, keepdims=True)
+    return np.full(x.sum(axis=axis, keepdims=True).shape, of_none, x.dtype)
+
+
 @custom(
     x=lambda g, x, axis, ddof, keepdims: _restore(g, len(x.shape), axis, keepdims)
     * (2.0 / (_count(x.shape, axis) - ddof)) * _centred(x, axis),
@@ -145,7 +160,7 @@ def var(x: Any, /, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> 
     """Variance over `axis`, with divisor N - ddof. Raises ValueError where that is not positive."""
     if _count(x.shape, axis) <= ddof:
         raise ValueError(f"the variance needs more than ddof={ddof} elements")
-    return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)
+    return _variance(x, axis, ddof, keepdims)
 
 
 def _std_rule(g: Any, z: Any, x: Any, axis: Axis, ddof: int, keepdims: bool) -> Any:
@@ -160,7 +175,7 @@ def std(x: Any, /, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> 
     """Standard deviation over `axis`, with divisor N - ddof; its derivative at a constant is 0."""
     if _count(x.shape, axis) <= ddof:
         raise ValueError(f"the standard deviation needs more than ddof={ddof} elements")
-    return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
+    return np.sqrt(_variance(x, axis, ddof, keepdims))
 
 
 @custom(
@@ -170,7 +185,7 @@ def std(x: Any, /, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> 
 )  # fmt: skip
 def _norm(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Euclidean (Frobenius) norm over `axis`, without overflow or underflow; its derivative at 0 is 0."""
-    largest = np.max(np.abs(x), axis=axis, keepdims=True, initial=0.0)
+    largest = _largest(np.abs(x), axis, 0.0)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0).astype(x.dtype)
     root = np.sqrt(np.sum((x / scale) ** 2, axis=axis, keepdims=True)) * scale
     return root if keepdims else np.squeeze(root, axis=axis)
@@ -207,8 +222,7 @@ def _finite(z: Any) -> Any:
 def logsumexp(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) over `axis`, without overflow; -inf, with derivative 0, where all are -inf."""
     x = x if x.dtype.kind == "f" else x.astype(float)
-    largest = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
-    shift = _finite(largest).astype(x.dtype)
+    shift = _finite(_largest(x, axis, -np.inf)).astype(x.dtype)
     with np.errstate(divide="ignore"):
         z = np.log(np.sum(np.exp(x - shift), axis=axis, keepdims=True)) + shift
     return z if keepdims else np.squeeze(z, axis=axis)

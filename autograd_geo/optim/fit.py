@@ -12,8 +12,12 @@ import numpy as np
 from ..data.loader import DataLoader
 from ..nn.module import Module
 from ..tape import no_grad
-from ..tensor import tensor
+from ..value import from_user
+from .epochs import Epochs, NotFinite
 from .optimizers import Optimizer
+
+#: From so many steps on, compiling them is worth the second or two that it takes.
+COMPILED_FROM = 2000
 
 
 @dataclass
@@ -41,7 +45,7 @@ def evaluate(model: Module, loss: Callable[[Any, Any], Any], x: Any, y: Any) -> 
 def fit(
     model: Module, optimizer: Optimizer, loss: Callable[[Any, Any], Any], train: tuple[Any, Any], *,
     test: tuple[Any, Any] | None = None, epochs: int = 1, batch_size: int = 32, seed: int = 0,
-    progress: bool | str = False, callback: Callable[[History], Any] | None = None,
+    progress: bool | str = False, callback: Callable[[History], Any] | None = None, compile: bool | None = None,
 ) -> History:  # fmt: skip
     """Train `model` by mini-batches and return the loss per epoch.
 
@@ -50,33 +54,31 @@ def fit(
         seed: fixes the order of the batches, anew in each epoch.
         progress: a progress bar on standard error, with this text if it is one.
         callback: called after each epoch with the history so far; training stops where it returns True.
+        compile: compile the step, and run epochs in native code where nothing in it needs Python; by default for
+            2,000 steps and more. Results agree with those of uncompiled steps to rounding.
 
     Raises ValueError for no epochs, and FloatingPointError where the loss is not finite, naming the epoch.
     Interrupting it (Ctrl-C) leaves the model as the last finished step left it.
     """
     if epochs < 1:
         raise ValueError(f"fit: epochs must be at least 1, not {epochs}")
-    loader = DataLoader(*[np.asarray(a) for a in train], batch_size=batch_size, seed=seed)
-    rows = len(train[0])
+    arrays = [np.asarray(from_user(a)) for a in train]
+    loader = DataLoader(*arrays, batch_size=batch_size, seed=seed)
+    if compile is None:
+        compile = epochs * len(loader) >= COMPILED_FROM
+    steps = Epochs(model, optimizer, loss, arrays, loader.batch_size, compile)
     history = History()
     model.train()
     bar = _bar(epochs, progress)
     try:
         for epoch in range(1, epochs + 1):
-            total = 0.0
-            for x, y in loader:
-                value = loss(model(tensor(x)), tensor(y))
-                number = value.item()
-                if not np.isfinite(number):
-                    raise FloatingPointError(
-                        f"fit: the loss became {number} in epoch {epoch}; lower the learning rate ({optimizer.lr}), "
-                        "or scale the data"
-                    )
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-                total += number * len(x)
-            history.train.append(total / rows)
+            try:
+                history.train.append(steps.run(loader.order()))
+            except NotFinite as error:
+                raise FloatingPointError(
+                    f"fit: the loss became {error} in epoch {epoch}; lower the learning rate ({optimizer.lr}), "
+                    "or scale the data"
+                ) from None
             if test is not None:
                 history.test.append(evaluate(model, loss, *test))
             if bar is not None:

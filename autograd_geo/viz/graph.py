@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..tensor import Tensor, entry_of
 from .text import local_derivative
 from .values import names, number
 
-_LEAF, _CONSTANT, _INNER, _OUTPUT = "#d5e8f7", "#eeeeee", "#ffffff", "#fde3c8"
+LEAF, CONSTANT, _INNER, _OUTPUT = "#d5e8f7", "#eeeeee", "#ffffff", "#fde3c8"
 
 
 class Graph:
@@ -54,27 +55,18 @@ def graph(output: Tensor, *, rankdir: str = "LR") -> Graph:
     single number; "not computed" is drawn as such. Raises RuntimeError where a backward pass has let go of the
     tape: draw first, or use backward(retain_graph=True).
     """
-    if rankdir not in ("LR", "TB"):
-        raise ValueError(f"rankdir may be 'LR' or 'TB', not {rankdir!r}")
-    from graphviz import Digraph
-
+    drawing = canvas(rankdir)
     last = entry_of(output)
     named = names(last)
     cotangents, locals_ = _derivatives(last)
-    drawing = Digraph(
-        graph_attr={"rankdir": rankdir, "bgcolor": "transparent", "nodesep": "0.25", "ranksep": "0.45"},
-        node_attr={"fontname": "Helvetica", "fontsize": "11", "shape": "plain"},
-        edge_attr={"fontname": "Helvetica", "fontsize": "10", "color": "#666666", "fontcolor": "#9a3412"},
-    )
     for entry in history(last):
         drawing.node(str(entry.number), _card(entry, last, named, cotangents.get(entry)))
         for k, source in enumerate(entry.inputs):
             if isinstance(source, Entry):
                 drawing.edge(str(source.number), str(entry.number), label=locals_.get((entry, k), ""))
             else:
-                literal = f"{entry.number}.{k}"
-                drawing.node(literal, f"{source:g}", shape="circle", style="filled", fillcolor=_CONSTANT, margin="0.02")
-                drawing.edge(literal, str(entry.number))
+                draw_literal(drawing, f"{entry.number}.{k}", source)
+                drawing.edge(f"{entry.number}.{k}", str(entry.number))
     return Graph(drawing.source)
 
 
@@ -102,22 +94,50 @@ def _derivatives(last: Entry) -> tuple[dict[Entry, Any], dict[tuple[Entry, int],
 
 
 def _card(entry: Entry, last: Entry, named: dict[Entry, str], cotangent: Any) -> str:
-    color = _OUTPUT if entry is last else _INNER if entry.op is not None else _LEAF if entry.state else _CONSTANT
-    symbol = (
-        ""
-        if entry.op is None
-        else f'<td border="0" rowspan="3"><font point-size="15">{_escape(entry.op.symbol)}</font></td>'
-    )
+    color = _OUTPUT if entry is last else _INNER if entry.op is not None else LEAF if entry.state else CONSTANT
     gradient = "gradient not computed" if cotangent is None else f"gradient {number(cotangent)}"
     if not entry.state:
         gradient = "constant"
-    rows = [f"<b>{_escape(named[entry])}</b>", _escape(number(value_of(entry))), _escape(gradient)]
-    cells = [f'<td border="0" align="left">{row}</td>' for row in rows]
-    body = f"<tr>{symbol}{cells[0]}</tr>" + "".join(f"<tr>{cell}</tr>" for cell in cells[1:])
+    symbol = "" if entry.op is None else entry.op.symbol
+    return card(color, symbol, [named[entry], number(value_of(entry)), gradient])
+
+
+def canvas(rankdir: str) -> Any:
+    """An empty drawing in our style. Raises ValueError for another direction than "LR" and "TB"."""
+    if rankdir not in ("LR", "TB"):
+        raise ValueError(f"rankdir may be 'LR' or 'TB', not {rankdir!r}")
+    from graphviz import Digraph
+
+    return Digraph(
+        graph_attr={"rankdir": rankdir, "bgcolor": "transparent", "nodesep": "0.25", "ranksep": "0.45"},
+        node_attr={"fontname": "Helvetica", "fontsize": "11", "shape": "plain"},
+        edge_attr={"fontname": "Helvetica", "fontsize": "10", "color": "#666666", "fontcolor": "#9a3412"},
+    )
+
+
+def draw_literal(drawing: Any, name: str, value: Any) -> None:
+    """A number that stands in the program, as a circle."""
+    drawing.node(name, f"{value:g}", shape="circle", style="filled", fillcolor=CONSTANT, margin="0.02")
+
+
+def card(color: str, symbol: str, rows: Sequence[str]) -> str:
+    """The label of a value: what it is called in bold, more about it below, the symbol of its op on the left."""
+    side = f'<td border="0" rowspan="{len(rows)}"><font point-size="15">{_escape(symbol)}</font></td>' if symbol else ""
+    lines = [f"<b>{_escape(rows[0])}</b>", *map(_escape, rows[1:])]
+    cells = [f'<td border="0" align="left">{line}</td>' for line in lines]
+    body = f"<tr>{side}{cells[0]}</tr>" + "".join(f"<tr>{cell}</tr>" for cell in cells[1:])
     style = (
         f'border="1" cellborder="0" cellspacing="0" cellpadding="3" color="#888888" bgcolor="{color}" style="rounded"'
     )
     return f"<<table {style}>{body}</table>>"
+
+
+def legend(rows: Sequence[tuple[str, str]]) -> str:
+    """The label of a node that says what colours mean."""
+    cells = [f'<tr><td bgcolor="{color}" align="left">{_escape(text)}</td></tr>' for color, text in rows]
+    return (
+        f'<<table border="1" cellborder="0" cellspacing="2" cellpadding="3" color="#888888">{"".join(cells)}</table>>'
+    )
 
 
 def _escape(text: str) -> str:

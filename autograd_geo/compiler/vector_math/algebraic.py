@@ -98,7 +98,7 @@ def hypot(x: Value, y: Value) -> Value:
     a, b = absolute(x), absolute(y)
     high, low = where(a > b, a, b), where(a > b, b, a)
     large, small = high > By(2.0**511, 2.0**63), high < By(2.0**-459, 2.0**-50)
-    down, up = By(2.0**-600, 2.0**-70), By(2.0**600, 2.0**70)
+    down, up = By(2.0**-600, 2.0**-90), By(2.0**600, 2.0**90)
     one = x.like(1.0)
     factor, back = where(large, down, where(small, up, one)), where(large, up, where(small, down, one))
     high, low = high * factor, low * factor
