@@ -374,17 +374,6 @@ def test_assigning_to_outer_variables_is_refused() -> None:
         ag.compile(fn)(np.ones(2))
 
 
-def test_a_result_on_the_tape_is_refused() -> None:
-    w = nn.Parameter([1.0, 2.0])
-    with pytest.raises(TypeError, match="requires a gradient"):
-        ag.compile(lambda x: x * w)(np.ones(2))
-    with ag.no_grad():
-        assert not ag.compile(lambda x: x * w)(np.ones(2)).requires_grad
-    recorded = w * 2
-    with pytest.raises(TypeError, match="recorded outside"):
-        ag.compile(lambda x: (x * recorded).sum())(np.ones(2))
-
-
 def test_random_draws_are_drawn_anew_in_each_call() -> None:
     def masked(x: Any) -> Any:
         ag.random.normal(2)  # a draw that nothing depends on takes its stream all the same
