@@ -23,7 +23,7 @@ from .differentiable import Pullback
 from .errors import CompileError
 from .explain import Explanation, explain, source
 from .graph import Graph
-from .outside import guards_of
+from .outside import Conditions
 from .places import argument
 from .program import Program
 from .trace import Change, Held, Tracer
@@ -189,10 +189,11 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
     """Run a function once under a tracer, and make its program."""
     tracer = Tracer()
     numbers = count()
-    conditions = guards_of(fn)
+    conditions = Conditions()
+    conditions.add(fn)
     for k, x in enumerate(leaves((args, kwargs))):
         if not _is_numeric(x):
-            conditions += guards_of(x, argument(k))
+            conditions.add(x, argument(k))
 
     def watched(x: Any) -> Any:
         k = next(numbers)
@@ -230,9 +231,11 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             changes = tracer.effects()
             updates = [(output(c.after), c.before) for c in changes if c.after is not None]
         _refuse_changes(fn, changes, bool(differentiable))
+        unchanged = [place for array, place in conditions.arrays if not tracer.takes(array)]
         outline = Outline(
-            args, kwargs, now, [*conditions, *tracer.guards], list(tracer.inputs.values()), nested, reads, changes
-        )
+            args, kwargs, now, [*conditions.places, *unchanged, *tracer.guards], list(tracer.inputs.values()), nested,
+            reads, changes,
+        )  # fmt: skip
         program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
         recorded = Recorded(program, outline, write_call(program, outline))
         if differentiable:

@@ -243,6 +243,11 @@ class Tracer:
             self.inputs[entry] = Input(entry, Place("{0}", x))
         return known[1]
 
+    def takes(self, x: np.ndarray[Any, Any]) -> bool:
+        """Whether an op took this array as an input."""
+        known = self._arrays.get(id(x))
+        return known is not None and known[1] in self.inputs
+
     def guard_array(self, x: np.ndarray[Any, Any]) -> None:
         """Note an array whose elements the recording depends on, such as an index."""
         self.guards.append(array_is_unchanged(x))
