@@ -470,7 +470,7 @@ def lowering(name: str, length: int = 1_000_000) -> Work:
 
     def run() -> float:
         start = time.perf_counter()
-        Program(Graph(tracer), outputs)
+        Program(Graph(tracer), outputs, [], [])
         return time.perf_counter() - start
 
     run()  # compiles kernels

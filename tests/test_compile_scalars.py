@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("numba")
 
 import autograd_geo as ag
+from autograd_geo import optim
 from autograd_geo.compiler.graph import TABLE
 from autograd_geo.compiler.scalars import MOST_DIFFERENT
 from autograd_geo.op import Op, apply, registry
@@ -44,9 +45,13 @@ def chain(length: int, seed: int, ops: list[Op] = POINTWISE) -> Callable[[Any, A
     return run
 
 
-def steps_of(compiled: Any) -> list[Any]:
+def program_of(compiled: Any) -> Any:
     (recorded,) = compiled.recorded
-    return list(recorded.program.steps)
+    return recorded.program
+
+
+def steps_of(compiled: Any) -> list[Any]:
+    return list(program_of(compiled).steps)
 
 
 def tables_of(compiled: Any) -> list[Any]:
@@ -182,6 +187,125 @@ def test_leaves_made_and_changed_inside() -> None:
         return w.detach(), w.grad
 
     check(fn, (0.3,), (0.25,))
+
+
+@pytest.mark.parametrize("base", [np.array(0.3), np.array([0.3]), np.array(0.3, np.float32)])
+def test_numbers_that_are_part_of_a_formula_and_others(base: Any) -> None:
+    """Times 1 is no op, and some powers are products: other numbers share an instruction, wherever they come first."""
+    rng = np.random.default_rng(11)
+    factors, exponents = [1.0, 1, 2.0, 0.7, True], [2, 2.0, 0.5, -1, 3, 1.3, 0.0]
+    plan = [(factors[rng.integers(5)], exponents[rng.integers(7)], float(rng.uniform(0.5, 1.5))) for _ in range(300)]
+
+    def fn(x: Any) -> Any:
+        for factor, exponent, number in plan:
+            y = factor * (1.5 + ag.sin(x)) ** exponent * 1.0
+            x = ag.tanh(y * number + (1.0 + y * y) ** number)
+        return x.sum()
+
+    later = base - base.dtype.type(0.1)
+    compiled = check(ag.value_and_grad(fn), (base,), (later,), rtol=1e-9 if base.itemsize == 8 else 1e-3)
+    assert len(kernels_of(compiled)) < 60
+
+
+def test_results_are_on_the_tape() -> None:
+    run = chain(300, 12)
+    compiled = ag.compile(run)
+    for values in ((0.3, -0.4), (0.2, 0.1)):
+        leaves = [ag.tensor(v, requires_grad=True) for v in values]
+        compiled(*leaves).backward()
+        expected = ag.grad(run, (0, 1))(*values)
+        np.testing.assert_allclose([leaf.grad.item() for leaf in leaves], [g.item() for g in expected], rtol=1e-9)
+
+
+def test_a_branch_on_what_a_table_computes() -> None:
+    first, second = chain(200, 13), chain(200, 14)
+    threshold = 0.5 * (first(0.3, -0.4) + first(0.9, -0.4)).item()
+
+    def fn(x: Any, y: Any) -> Any:
+        z = first(x, y)
+        return second(z, y) if z > threshold else z * y
+
+    compiled = ag.compile(fn)
+    for x in (0.3, 0.9, 0.31, 0.89, 0.3):
+        np.testing.assert_allclose(compiled(x, -0.4).item(), fn(x, -0.4).item(), rtol=1e-9)
+    assert compiled.recordings == 2
+
+
+# --- training many numbers ------------------------------------------------------------------------------------------
+
+NAMES = "sin cos tanh exp sigmoid softplus atan square add multiply subtract hypot".split()
+
+
+class Training:
+    """A step of an optimiser on numbers, each used by another op."""
+
+    def __init__(self, values: Any, make: Callable[[Any], Any], with_loss: bool, most: float = np.inf) -> None:
+        rng = np.random.default_rng(15)
+        self.plan = [registry[NAMES[k]] for k in rng.integers(len(NAMES), size=len(values))]
+        self.weights = [ag.tensor(v, requires_grad=True) for v in values]
+        self.optimizer = make(self.weights)
+        self.with_loss, self.most = with_loss, most
+
+    def step(self, x: Any) -> Any:
+        self.optimizer.zero_grad()
+        z = x
+        for op, w in zip(self.plan, self.weights, strict=True):
+            z = ag.tanh(apply(op, [z * w, w][: len(op.inputs)], {}) + x)
+        loss = ((z - 0.25) ** 2).sum()
+        if self.most < np.inf and loss > self.most:
+            return loss.detach()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach() if self.with_loss else None
+
+    @property
+    def state(self) -> list[Any]:
+        """All that a step changes."""
+        grads = [w.grad.numpy() for w in self.weights if w.grad is not None]
+        return [w.numpy() for w in self.weights] + grads + flat_state(self.optimizer.state_dict())
+
+
+def flat_state(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        return [x for v in tree.values() for x in flat_state(v)]
+    return [x for v in tree for x in flat_state(v)] if isinstance(tree, list | tuple) else [tree]
+
+
+@pytest.mark.parametrize("make", [lambda w: optim.SGD(w, lr=0.05, momentum=0.5), lambda w: optim.Adam(w, lr=0.01)])
+@pytest.mark.parametrize("with_loss", [True, False])
+@pytest.mark.parametrize(("shape", "dtype"), [((), np.float64), ((1,), np.float32)])
+def test_optimisers(make: Any, with_loss: bool, shape: Any, dtype: Any) -> None:
+    values = [np.full(shape, v, dtype) for v in np.random.default_rng(16).uniform(0.5, 1.5, 120)]
+    eager, training = (Training(values, make, with_loss) for _ in range(2))
+    compiled = ag.compile(training.step)
+    tolerance = 1e-9 if dtype is np.float64 else 2e-4
+    for x in np.linspace(-0.5, 0.7, 5).astype(dtype):
+        expected, found = eager.step(x), compiled(x)
+        if with_loss:
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=tolerance)
+        for a, b in zip(training.state, eager.state, strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    assert compiled.recordings == 1
+    assert tables_of(compiled)
+    program = program_of(compiled)
+    assert len(program.cells) >= 2 * len(values)
+    assert bool(program.copied) == with_loss  # a loss is there before anything changes
+    if not with_loss:
+        assert program.direct.keys() <= {r for t in tables_of(compiled) for r in t.results}
+
+
+def test_a_step_that_is_left_out_changes_nothing() -> None:
+    values = np.random.default_rng(17).uniform(0.5, 1.5, 120)
+    eager, training = (Training(values, lambda w: optim.Adam(w, lr=0.01), True, 0.1) for _ in range(2))
+    compiled = ag.compile(training.step)
+    taken = set()
+    for x in (0.5, -0.5, 0.4, -0.4, 0.5, -0.5):
+        expected = eager.step(x)
+        taken.add(expected.item() > 0.1)
+        np.testing.assert_allclose(compiled(x).item(), expected.item(), rtol=1e-9)
+        for a, b in zip(training.state, eager.state, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    assert (compiled.recordings, len(taken)) == (2, 2)
 
 
 def test_what_repeats_stays_straight_line_code() -> None:

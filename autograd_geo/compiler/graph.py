@@ -258,7 +258,11 @@ class Graph:
         given = range(ndim) if axes is None else (axes,) if isinstance(axes, int | np.integer) else axes
         gone = tuple(sorted(int(a) % ndim for a in given)) if ndim else ()
         kept = tuple(n for a, n in enumerate(x.shape) if a not in gone)
-        node = self._once(REDUCE, kept, x.dtype, (x,), (how, gone), (how, gone), entry)
+        if all(x.shape[a] == 1 for a in gone):  # one number each: its sum with 0, which -0 is not, or itself
+            zero = how == "sum" and x.dtype.kind == "f"
+            node = self.reshape(self.map(_plus_zero(x.dtype), [x], x.shape, x.dtype, entry) if zero else x, kept)
+        else:
+            node = self._once(REDUCE, kept, x.dtype, (x,), (how, gone), (how, gone), entry)
         if keepdims:
             node = self.reshape(node, tuple(1 if a in gone else n for a, n in enumerate(x.shape)))
         return node
@@ -383,6 +387,11 @@ def _product_formula(dtype: np.dtype[Any]) -> Formula:
 @cache
 def cast_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Var("a0"), dtype)
+
+
+@cache
+def _plus_zero(dtype: np.dtype[Any]) -> Formula:
+    return Formula(expr.Call("+", (expr.Var("a0"), expr.Num(0.0))), dtype)
 
 
 @cache

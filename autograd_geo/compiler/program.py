@@ -75,12 +75,16 @@ class Program:
         self.calls_back = any(isinstance(s, Node) and s.kind == CALL for s in self.plan.steps)
         self._looks = [self.plan.outputs[k] for k in looks]
         found: dict[Any, Cell] = {}
+        taken: set[Node | None] = set()
         #: The cell of each update; those that change equal numbers in the same way share one.
         self.updates: list[Cell] = []
         for k, entry in updates:
             old, new = graph.inputs.get(entry) if entry else None, self.plan.outputs[k]
             key = (old, new) if old else k
-            self.updates.append(found.setdefault(key, Cell(old, new, self.specs[k])))
+            if key not in found:  # equal numbers that become different need a place each
+                found[key] = Cell(None if old in taken else old, new, self.specs[k])
+                taken.add(old)
+            self.updates.append(found[key])
         self.cells = list(found.values())
         updated = {k for k, _ in updates}
         #: The nodes that are results, and what their memory holds.

@@ -59,10 +59,10 @@ class _Scalars:
         self._flatten()
         self._classify()
         #: The operands of entry k stand from starts[k] on: places of entries, or from len(entries) on, of literals.
-        self.values = np.where(self.operands < 0, len(entries) - 1 + np.cumsum(self.operands < 0), self.operands)
+        self.values = self.operands.copy()
+        self.values[self.operands < 0] = len(entries) + _numbered(self.literals)
         self.source = np.arange(len(entries) + len(self.literals))  # where a value that is handed on comes from
-        _pass_on(self.starts, self.values, self.code, self.source)
-        self.values = self.source[self.values]
+        _pass_on(self.starts, self.values, self.code, self.source, _hash_table(len(entries)))
         self.level = np.zeros(len(entries), np.int64)
         _find_levels(self.starts, self.values, self.code, self.level)
         self.inside = self._different()
@@ -212,6 +212,12 @@ class _Scalars:
             graph.nodes[entries[k]] = graph.reshape(graph.nodes[entries[self.source[k]]], entries[k].shape)
 
 
+def _numbered(literals: Sequence[Any]) -> Array:
+    """For each number the place of the first that is the same; 0.0 and -0.0 are not."""
+    first: dict[Any, int] = {}
+    return np.array([first.setdefault((type(x), x or str(x)), k) for k, x in enumerate(literals)], np.int64)
+
+
 def _origins(entries: Sequence[Entry]) -> dict[Entry, int]:
     """An entry for each op at each place in the user's code, and how many are from there."""
     key = np.fromiter(map(attrgetter("lasti"), entries), np.int64, len(entries))
@@ -236,8 +242,12 @@ def _bits(values: Sequence[Any], types: Array) -> Array:
 def _labelled(key: Array) -> tuple[Array, Array]:
     """Each element's number among the different ones, and where each of those stands first."""
     label, first = np.empty(len(key), np.int64), np.empty(len(key), np.int64)
-    table = np.full(2 << max(4, len(key)).bit_length(), -1)
-    return label, first[: _find_labels(key, table, label, first)]
+    return label, first[: _find_labels(key, _hash_table(len(key)), label, first)]
+
+
+def _hash_table(count: int) -> Array:
+    """An empty one for so many elements, as many as a power of two."""
+    return np.full(2 << max(4, count).bit_length(), -1)
 
 
 @_native
@@ -257,11 +267,36 @@ def _find_labels(key: Any, table: Any, label: Any, first: Any) -> Any:
 
 
 @_native
-def _pass_on(starts: Any, values: Any, code: Any, source: Any) -> None:
-    """Where the value of each entry comes from: itself, or what an op that hands it on is given."""
+def _is_alike(starts: Any, values: Any, code: Any, a: Any, b: Any) -> Any:
+    alike = code[a] == code[b]
+    for q in range(starts[b + 1] - starts[b]):
+        alike = alike and values[starts[a] + q] == values[starts[b] + q]
+    return alike
+
+
+@_native
+def _pass_on(starts: Any, values: Any, code: Any, source: Any, table: Any) -> None:
+    """Find where the value of each entry comes from: itself, or what an op that hands it on is given.
+
+    What computes the same from the same as an entry before hands on the value of that. `values` become sources.
+    """
+    mask = len(table) - 1
     for k in range(len(code)):
+        at = np.int64(code[k])
+        for q in range(starts[k], starts[k + 1]):
+            values[q] = source[values[q]]
+            at = at * 0x2545F4914F6CDD1D + values[q]
+            at ^= at >> 31
         if code[k] <= _SAME:
-            source[k] = source[values[starts[k] + _SAME - code[k]]]
+            source[k] = values[starts[k] + _SAME - code[k]]
+        elif code[k] != _OTHER:
+            at &= mask
+            while table[at] >= 0 and not _is_alike(starts, values, code, table[at], k):
+                at = (at + 1) & mask
+            if table[at] < 0:
+                table[at] = k
+            else:
+                source[k], code[k] = table[at], _SAME
 
 
 @_native
