@@ -188,6 +188,9 @@ def test_principal_directions_of_a_path() -> None:
     np.testing.assert_allclose(back, positions, atol=1e-12)
     assert "projected" not in texts(figure)
     assert w.tolist() == [0] * 4
+    same = ag.tensor(np.zeros(4), requires_grad=True)
+    with pytest.raises(ValueError, match="same leaves"):
+        viz.pca_directions([path, viz.Path("p", (same,), (positions,), path.losses)])
     with pytest.raises(ValueError, match="one line"):
         viz.pca_directions(viz.Path("p", (w,), (np.outer(t, along),), t))
 
@@ -198,7 +201,7 @@ def test_a_projected_path_is_said_to_be_one() -> None:
     def loss() -> ag.Tensor:
         return nn.mse_loss(net(x), y)
 
-    paths = viz.descent_paths(loss, net.parameters(), {"Adam": lambda p: optim.Adam(p, lr=0.1)}, steps=10)
+    paths = viz.descent_paths(loss, net, {"Adam": lambda p: optim.Adam(p, lr=0.1)}, steps=10)
     figure = viz.misfit_surface(loss, ("layers.2.weight", (0, 0)), ("layers.2.bias", 0), model=net, paths=paths)
     assert "other parameters move too" in texts(figure)
     assert "Adam: 10 steps, to " in texts(figure)
@@ -255,8 +258,13 @@ def test_surface_checks_its_options() -> None:
         viz.misfit_surface(loss, x, y, points=1)
     with pytest.raises(ValueError, match="positive loss"):
         viz.misfit_surface(lambda: x + y, x, y, log=True)
-    with pytest.raises(TypeError, match="an axis is"):
-        viz.misfit_surface(loss, x * 2, y)
+    for axis in (x * 2, 1.0, (x, 0, 0)):
+        with pytest.raises(TypeError, match="an axis is"):
+            viz.misfit_surface(loss, axis, y)  # type: ignore[arg-type]
+    z = ag.tensor(1.0, requires_grad=True)
+    (path,) = viz.descent_paths(lambda: z * z, [z], {"SGD": lambda p: optim.SGD(p)}, steps=1)
+    with pytest.raises(ValueError, match="none of the parameters"):
+        viz.misfit_surface(loss, x, y, paths=path)
 
 
 # --- training -------------------------------------------------------------------------------------------------

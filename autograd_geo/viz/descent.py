@@ -14,6 +14,7 @@ from ..tape import enable_grad
 from ..tensor import Tensor, entry_of, wrap
 
 if TYPE_CHECKING:
+    from ..nn import Module
     from ..optim import Optimizer
 
 Array = np.ndarray[Any, Any]
@@ -35,7 +36,7 @@ class Path:
 
 def descent_paths(
     loss: Loss,
-    parameters: Iterable[Tensor],
+    parameters: Module | Iterable[Tensor],
     optimizers: Mapping[str, Callable[[Sequence[Tensor]], Optimizer]],
     steps: int = 100,
 ) -> list[Path]:
@@ -45,13 +46,14 @@ def descent_paths(
 
     Args:
         loss: a function without arguments that computes one number from the parameters.
-        parameters: leaves that require a gradient. Others that `loss` depends on stay where they are.
+        parameters: leaves that require a gradient, or a network for all of its own. Others that `loss` depends on stay
+            where they are.
         optimizers: by name, functions that make an optimiser of a list of parameters.
         steps: how many; a path ends early where its loss or gradient is no longer finite.
 
     Raises ValueError for no steps or no optimisers, TypeError for a loss that is not one number.
     """
-    leaves = tuple(parameters)
+    leaves = leaves_of(parameters)
     if steps < 1 or not optimizers:
         raise ValueError(f"descent_paths: give at least one optimiser and one step, not {len(optimizers)} and {steps}")
     paths = []
@@ -77,6 +79,14 @@ def _descend(name: str, loss: Loss, leaves: tuple[Tensor, ...], optimizer: Optim
             p.grad = wrap(g)
         optimizer.step()
     return Path(name, leaves, tuple(map(np.stack, zip(*visited, strict=True))), np.array(losses))
+
+
+def leaves_of(model: Module | Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The parameters of a network, or the leaves themselves. Raises ValueError for none."""
+    found = tuple(model.parameters() if hasattr(model, "parameters") else model)
+    if not found:
+        raise ValueError("there are no parameters to move along")
+    return found
 
 
 def number(value: Any) -> float:
@@ -120,4 +130,4 @@ def unchanged(leaves: Sequence[Tensor]) -> Iterator[None]:
                 p.grad = grad
 
 
-__all__ = ["Path", "descent_paths", "gradients", "number", "unchanged"]
+__all__ = ["Path", "descent_paths", "gradients", "leaves_of", "number", "unchanged"]

@@ -13,7 +13,7 @@ import numpy as np
 from .. import random
 from ..tape import no_grad
 from ..tensor import Tensor
-from .descent import Array, Loss, Path, number, unchanged
+from .descent import Array, Loss, Path, leaves_of, number, unchanged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def random_directions(model: Module | Iterable[Tensor], seed: int = 0) -> tuple[
     no others. H. Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018, section 4. Raises
     ValueError where all these parameters are zero.
     """
-    leaves = _leaves(model)
+    leaves = leaves_of(model)
     generator = random.Generator(seed)
     filters = any(p.ndim > 1 for p in leaves)
     centre = tuple(np.array(p.numpy()) for p in leaves)
@@ -80,7 +80,7 @@ def pca_directions(paths: Path | Sequence[Path]) -> tuple[Direction, Direction]:
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
     leaves = paths[0].leaves
-    if any(p.leaves != leaves for p in paths):
+    if any(list(map(id, p.leaves)) != list(map(id, leaves)) for p in paths):
         raise ValueError("pca_directions: the paths must be over the same leaves in the same order")
     centre = tuple(np.array(p[-1]) for p in paths[0].positions)
     there = np.concatenate([_flat(p.positions, len(p.losses)) for p in paths]) - _flat([c[None] for c in centre], 1)
@@ -97,13 +97,6 @@ def pca_directions(paths: Path | Sequence[Path]) -> tuple[Direction, Direction]:
     return first, second
 
 
-def _leaves(model: Module | Iterable[Tensor]) -> tuple[Tensor, ...]:
-    found = tuple(model.parameters() if hasattr(model, "parameters") else model)
-    if not found:
-        raise ValueError("there are no parameters to go along")
-    return found
-
-
 def _flat(arrays: Sequence[Array], rows: int) -> Array:
     return np.concatenate([np.reshape(a, (rows, -1)) for a in arrays], axis=1)
 
@@ -118,8 +111,8 @@ def _direction(axis: Axis, model: Module | None) -> Direction:
     """An axis as the user gave it: a direction, a leaf of one element, or (leaf, index); leaves also by name."""
     if isinstance(axis, Direction):
         return axis
-    leaf, index = axis if isinstance(axis, tuple) else (axis, ())
-    name = leaf if isinstance(leaf, str) else leaf.name or "parameter"
+    leaf, index = axis if isinstance(axis, tuple) and len(axis) == 2 else (axis, ())
+    name = leaf if isinstance(leaf, str) else ""
     if isinstance(leaf, str):
         known = {} if model is None else dict(model.named_parameters())
         if leaf not in known:
@@ -128,9 +121,10 @@ def _direction(axis: Axis, model: Module | None) -> Direction:
         leaf = known[leaf]
     if not isinstance(leaf, Tensor) or not leaf.is_leaf:
         raise TypeError(f"misfit_surface: an axis is a leaf, a name, (either, index) or a Direction, not {axis!r:.80}")
+    name = name or leaf.name or "parameter"
     index = (index,) if isinstance(index, int | np.integer) else tuple(index)
     step = np.zeros(leaf.shape)
-    if step[index].size != 1:
+    if len(index) != leaf.ndim and leaf.size != 1:
         raise ValueError(f"misfit_surface: {name!r} has shape {leaf.shape}; say which element, as in ({name!r}, index)")
     step[index] = 1.0
     at = np.array(leaf.numpy())
@@ -175,24 +169,29 @@ class _Plane:
 
     def project(self, path: Path) -> Array:
         """Coordinates (steps + 1, 2) of the points of the plane that are nearest to a path's."""
-        known = dict(zip(path.leaves, path.positions, strict=True))
-        count = len(path.losses)
-        away = [known[p] - at if p in known else np.zeros((count, *p.shape)) for p, at in self.centre.items()]
-        found: Array = np.linalg.lstsq(self._basis, _flat(away, count).T, rcond=None)[0].T
-        return found + [d.zero for d in self.axes]
+        return self._inside(path) + [d.zero for d in self.axes]
 
     def leaves_it(self, path: Path) -> bool:
-        """Whether a path moves parameters that the plane does not."""
-        inside = self.project(path) - [d.zero for d in self.axes]
-        known = zip(path.leaves, path.positions, strict=True)
-        for p, positions in known:
-            there = positions - positions[0]
-            for k, steps in enumerate(self.steps):
-                if p in steps:
-                    there = there - np.multiply.outer(inside[:, k] - inside[0, k], steps[p])
-            if np.max(np.abs(there), initial=0.0) > 1e-6 * np.max(np.abs(positions), initial=1.0):
-                return True
-        return False
+        """Whether a path is off the plane: other elements of these leaves, or other leaves, move too."""
+        off = self._away(path) - self._inside(path) @ self._basis.T
+        others = [v - v[0] for p, v in zip(path.leaves, path.positions, strict=True) if p not in self.centre]
+        size = max(np.max(np.abs(v), initial=1.0) for v in path.positions)
+        return any(np.max(np.abs(v), initial=0.0) > 1e-6 * size for v in (off, *others))
+
+    def _away(self, path: Path) -> Array:
+        """How far the leaves of the plane are from its centre along a path, (steps + 1, elements)."""
+        known = dict(zip(path.leaves, path.positions, strict=True))
+        if not known.keys() & self.centre.keys():
+            raise ValueError(f"misfit_surface: the path of {path.name} moves none of the parameters of this surface")
+        count = len(path.losses)
+        return _flat(
+            [known[p] - at if p in known else np.zeros((count, *p.shape)) for p, at in self.centre.items()], count
+        )
+
+    def _inside(self, path: Path) -> Array:
+        """The coordinates of a path, from the centre."""
+        found: Array = np.linalg.lstsq(self._basis, self._away(path).T, rcond=None)[0].T
+        return found
 
 
 def _evaluate(loss: Loss, plane: _Plane, a: Array, b: Array, compile: bool | None) -> Array:
@@ -256,19 +255,15 @@ def misfit_surface(
     paths = [paths] if isinstance(paths, Path) else list(paths)
     plane = _Plane((_direction(a, model), _direction(b, model)))
     ways = [plane.project(p) for p in paths]
-    x, y = (
-        np.linspace(
-            *_span(spans[k], plane.axes[k], [(w[:, k], p.losses) for w, p in zip(ways, paths, strict=True)]), points
-        )
-        for k in range(2)
-    )
+    losses = [p.losses for p in paths]
+    x, y = (np.linspace(*_span(spans[k], plane.axes[k], [w[:, k] for w in ways], losses), points) for k in (0, 1))
     values = _evaluate(loss, plane, x, y, compile)
     if not np.isfinite(values).any():
         raise ValueError("misfit_surface: the loss is not finite anywhere in the frame; give other spans")
     return _draw(plane, x, y, values, paths, ways, log, title, quantity)
 
 
-def _span(given: Span | None, axis: Direction, ways: Sequence[tuple[Array, Array]]) -> Span:
+def _span(given: Span | None, axis: Direction, ways: Sequence[Array], losses: Sequence[Array]) -> Span:
     """What a coordinate covers: as given, or what the paths do while they are no worse off than where they started."""
     if given is not None:
         low, high = given
@@ -276,9 +271,8 @@ def _span(given: Span | None, axis: Direction, ways: Sequence[tuple[Array, Array
             raise ValueError(f"misfit_surface: a span is (low, high) with low < high, not {given}")
         return given
     places = [axis.zero]
-    for way, losses in ways:
-        with np.errstate(invalid="ignore"):
-            places += way[losses <= losses[0]].tolist()
+    for way, along in zip(ways, losses, strict=True):
+        places += way[along <= along[0]].tolist()
     low, high = min(places), max(places)
     if not ways or high == low:
         return axis.zero - 1.0, axis.zero + 1.0
@@ -349,7 +343,8 @@ def _add_paths(ax: Any, paths: Sequence[Path], ways: Sequence[Array]) -> None:
     for path, way, color, mark in zip(paths, ways, cycle(_PATH_COLORS), cycle("osD^vPX"), strict=False):
         ended = "" if np.isfinite(path.losses[-1]) else ", then not finite"
         reached = path.losses[np.isfinite(path.losses)][-1:]
-        label = f"{path.name}: {len(path.losses) - 1} steps" + "".join(f", to {r:.3g}" for r in reached) + ended
+        count = len(path.losses) - 1
+        label = f"{path.name}: {count} step{'s' * (count != 1)}" + "".join(f", to {r:.3g}" for r in reached) + ended
         ax.plot(*way.T, color="white", linewidth=3.2, alpha=0.8, zorder=3)
         style = {"color": color, "marker": mark, "markeredgecolor": "white", "markeredgewidth": 0.6}
         every = max(1, len(way) // 12)
