@@ -106,6 +106,70 @@ def test_bytes_of_products_and_scatters() -> None:
     assert (step.read, step.written) == (200 * 8 + 200 * 8, 8000)  # what is added, the table of where
 
 
+def tangle(x: Any, v: Any) -> Any:
+    """Different ops on single numbers, then one on an array."""
+    rng = np.random.default_rng(0)
+    values = [x, 0.5 * x]
+    for kind, place in zip(rng.integers(0, 4, 1000), rng.integers(0, 2, 1000), strict=True):
+        y = values[place]
+        values[1 - place] = (
+            ag.sin(y) if kind == 0 else ag.tanh(y) if kind == 1 else y * 0.7 if kind == 2 else y + values[1 - place]
+        )
+    return values[0] * v
+
+
+def test_a_table_is_one_step_that_says_which_ops_it_has() -> None:
+    fast = ag.compile(tangle)
+    fast(0.3, np.ones(1000))
+    explanation = fast.explain()
+    (recording,) = explanation.recordings
+    table, loops = recording.steps
+    assert (table.kind, loops.kind) == ("table", "loops")
+    ops = Counter(o.op for o in table.operations)
+    assert ops.keys() == {"sin", "tanh", "multiply", "add"}
+    assert 500 < ops.total() < 1000  # what no result needs is left out
+    assert {o.where for o in table.operations} <= {
+        f"test_explain.py:{tangle.__code__.co_firstlineno + k}" for k in range(20)
+    }
+    (length,) = table.shape
+    assert ops.total() / 4 < length <= ops.total()  # some do several ops
+    assert table.seconds is not None and 0 < table.seconds < recording.seconds * 2
+    (program,) = [r.program for r in recorded(fast)]
+    data = program.steps[0].what.data
+    assert table.read == 8 + data.size + data.slots.nbytes
+    assert table.written == 8 + data.slots.nbytes
+    (crossing,) = [b for b in recording.boundaries if b.reader == loops.number]
+    assert (crossing.step, crossing.bytes, crossing.reason) == (table.number, 8, Reason.TABLE)
+    assert "a table of so many instructions" in str(explanation)
+    source = fast.source(table.kernel.number)
+    counts = [int(n.replace(",", "")) for n in re.findall(r"^# ([\d,]+) times$", source, re.MULTILINE)]
+    assert source.count("def kernel(a, o):") == len(counts)
+    assert sum(counts) == length
+    assert counts == sorted(counts, reverse=True)
+    assert f"{length:,} instructions of {len(counts)} kinds" in source
+    assert "numbers on the way" in source
+    picture = fast.graph().dot
+    assert picture.count("sin ×") == 1  # one card for all
+    assert "2 kernels" in str(explanation)
+
+
+def test_the_same_table_again_is_the_same_kernel() -> None:
+    def fn(x: Any, v: Any) -> Any:
+        for _ in range(3):
+            x = tangle(x, v).sum()
+        return tangle(x * 0.5, v)
+
+    fast = ag.compile(fn)
+    fast(0.3, np.ones(10))
+    explanation = fast.explain()
+    (recording,) = explanation.recordings
+    tables = [step for step in recording.steps if step.kind == "table"]
+    assert [step.calls for step in tables] == [3, 3, 3, 1]
+    assert len({step.kernel.number for step in tables if step.kernel is not None}) == 2
+    assert sum(map(len, recording.groups)) == len(recording.steps)
+    fast.graph()
+
+
 def test_a_loop_of_a_thousand_steps_is_one_screen(fast_wave: Any) -> None:
     explanation = fast_wave.explain()
     (recording,) = explanation.recordings

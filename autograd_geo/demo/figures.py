@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,9 @@ from .wave import BACKGROUND, RECEIVERS, SOURCE, SPACING, Inversion
 
 
 def _figure(columns: int = 1, width: float = 6.4) -> tuple[Any, list[Any]]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("the demo's pictures need matplotlib: pip install 'autograd-geo[viz]'") from None
-    figure = Figure(figsize=(width, 4.0), layout="constrained")
-    return figure, list(np.ravel(figure.subplots(1, columns)))
+    from ..viz.figure import figure
 
-
-def png(figure: Any) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    return buffer.getvalue()
+    return figure(1, columns, (width, 4.0))
 
 
 def loss_curves(s: Study) -> Any:
@@ -66,6 +55,7 @@ def maps(impedance: Array, porosity: Array, model: str) -> Any:
         axes, (impedance, porosity), ("Acoustic impedance", f"Porosity: {model}"), ("viridis", "magma"), strict=True
     ):
         image = ax.imshow(values, cmap=colors)
+        ax.grid(False)
         ax.set(title=title, xlabel="column", ylabel="row")
         figure.colorbar(image, ax=ax, shrink=0.85)
     return figure

@@ -19,15 +19,17 @@ from .wave import Inversion, inversion_text
 
 def report_files(s: Study, impedance_map: Array, inversion: Inversion) -> dict[str, bytes]:
     """The contents of every file of the report, by file name."""
+    from ..viz.figure import png
+
     best, best_row = s.best, ' class="best"'
     f, _ = chain_rule()
     drawing = graph(f)
     contents = {
         "graph.svg": drawing.svg().encode(),
-        "loss.png": figures.png(figures.loss_curves(s)),
-        "fit.png": figures.png(figures.fitted_curves(s)),
-        "wave.png": figures.png(figures.inverted_velocity(inversion)),
-        "map.png": figures.png(figures.maps(impedance_map, s.predict(best, impedance_map), best.name)),
+        "loss.png": png(figures.loss_curves(s)),
+        "fit.png": png(figures.fitted_curves(s)),
+        "wave.png": png(figures.inverted_velocity(inversion)),
+        "map.png": png(figures.maps(impedance_map, s.predict(best, impedance_map), best.name)),
     }
     rows = "\n".join(
         f"<tr{best_row if m is best else ''}><td>{html.escape(m.name)}</td><td>{m.parameters}</td>"
