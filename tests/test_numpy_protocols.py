@@ -415,7 +415,7 @@ def test_what_arrays_tell_of_themselves() -> None:
         np.array(["2026-01-01"], "M8[D]"), np.array([1], "m8[s]"), np.ma.masked_array([1.0, 2.0, 3.0], [0, 1, 0]),
         np.zeros(1, [("a", float)]), [[1.0], [2.0, 3.0]],
     ],
-    ids=repr,
+    ids=lambda x: repr(x).split(" at 0x")[0],
 )  # fmt: skip
 @pytest.mark.parametrize("call", [operator.add, np.multiply, lambda a, b: operator.mul(b, a), ag.maximum])
 def test_operands_without_meaning_are_refused(operand: Any, call: Any) -> None:
