@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -532,6 +534,16 @@ def test_a_large_array_that_numpy_code_reads_is_compared() -> None:
     large[0] = 101.0
     assert fast(1.0).item() == 40_200
     assert fast.recordings == 2
+
+
+def test_arguments_are_not_kept() -> None:
+    fast = ag.compile(lambda x, y: (x * y).sum())
+    x, y = np.ones(20_000), ag.tensor(np.ones(20_000))
+    seen = weakref.ref(x), weakref.ref(y._value)
+    fast(x, y), fast(x, y)
+    del x, y
+    gc.collect()
+    assert [r() for r in seen] == [None, None]
 
 
 def test_an_attribute_of_an_argument_that_changes_is_seen() -> None:

@@ -35,6 +35,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 #: After so many recordings of one function it runs uncompiled.
 MOST_RECORDINGS = 32
+#: Arguments of more bytes are not kept with a recording.
+_KEPT = 1 << 16
 
 
 @dataclass(slots=True)
@@ -158,6 +160,15 @@ def _is_numeric(x: Any) -> bool:
     return isinstance(x, Tensor | np.ndarray | np.generic) or type(x) is float
 
 
+def _without_memory(x: Any) -> Any:
+    """An argument as a recording keeps it: in place of large data something of the same shape and dtype."""
+    value = x._value if isinstance(x, Tensor) and not x.requires_grad else x
+    if not isinstance(value, np.ndarray) or value.nbytes <= _KEPT:
+        return x
+    light = np.broadcast_to(np.ones((), value.dtype), value.shape)
+    return wrap(light) if isinstance(x, Tensor) else light
+
+
 def _as_recorded(x: Any) -> Any:
     """An argument as a recorded function sees it: numbers and arrays are tensors."""
     return wrap(from_user(x)) if _is_numeric(x) and not isinstance(x, Tensor) else x
@@ -242,6 +253,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             with traced_by(tracer):
                 recorded.pullback = Pullback(tracer, differentiable, fn.__qualname__)
             returned = recorded.pullback.attach(returned, args, kwargs)
+        outline.args, outline.kwargs = map_leaves(_without_memory, (args, kwargs))
         return returned, recorded
     finally:
         tracer.close()

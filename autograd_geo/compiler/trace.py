@@ -426,7 +426,7 @@ class Tracer:
             entry.inputs, entry.value = (), None
         for entry in self.inputs:
             if entry.state < 0:
-                entry.state = CONSTANT
+                entry.state, entry.value = CONSTANT, None
 
 
 def _is_changed(x: np.ndarray[Any, Any], entry: Entry) -> bool:
