@@ -48,9 +48,8 @@ def _assignments(source: str) -> dict[Span, str]:
             if len(target.elts) == len(value.elts):
                 for t, v in zip(target.elts, value.elts, strict=True):
                     bind(t, v)
-        elif isinstance(target, ast.Name | ast.Attribute):
-            name = target.id if isinstance(target, ast.Name) else target.attr
-            names[value.lineno, value.end_lineno, value.col_offset, value.end_col_offset] = name
+        elif name := _name_of(target):
+            names[_span_of(value)] = name
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -58,6 +57,28 @@ def _assignments(source: str) -> dict[Span, str]:
         elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
             bind(node.target, node.value)
     return names
+
+
+@lru_cache(maxsize=4096)
+def called_name(code: CodeType, lasti: int) -> str | None:
+    """What the function called at instruction `lasti` is called there: "net" for `net(x)` and `self.net(x)`."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(code.co_filename)))
+    except SyntaxError:
+        return None
+    where = span(code, lasti)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _span_of(node) == where:
+            return _name_of(node.func)
+    return None
+
+
+def _span_of(node: ast.expr) -> Span:
+    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+
+
+def _name_of(node: ast.expr) -> str | None:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
 
 
 def _stored_next(code: CodeType, lasti: int) -> str | None:

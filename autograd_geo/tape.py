@@ -44,10 +44,14 @@ class Entry:
 
     `inputs` holds entries, and plain Python numbers where the user wrote a literal. `value` is kept only if a
     derivative needs it (leaves always keep theirs); `value_of` recomputes it otherwise. Only leaves have a
-    `grad`, and a `root`: the leaf that holds it where this one is a later value of the same tensor.
+    `grad`, and a `root`: the leaf that holds it where this one is a later value of the same tensor. Only what a
+    module returned has a `call`, which drawings read: (module, first number, last number, code, lasti, the `call` of a
+    module inside that returned the same, or None).
     """
 
-    __slots__ = ("attrs", "code", "grad", "inputs", "lasti", "name", "number", "op", "root", "spec", "state", "value")
+    __slots__ = (
+        "attrs", "call", "code", "grad", "inputs", "lasti", "name", "number", "op", "root", "spec", "state", "value"
+    )  # fmt: skip
 
     number: int
     op: Op | None
@@ -61,6 +65,7 @@ class Entry:
     name: str | None
     root: Entry
     grad: Any
+    call: tuple[Any, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:

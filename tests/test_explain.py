@@ -461,7 +461,7 @@ def test_graph_shows_every_value_in_the_colour_of_its_kernel() -> None:
         fn.graph()
     fn(np.ones(5))
     drawing = fn.graph()
-    for text in ("<b>y</b>", "<b>exp</b>", "<b>called_sine</b>", "label=roll", "float64 5", "kernel 0", "kernel 1"):
+    for text in ("<b>y</b>", "<b>exp</b>", "<b>called_sine</b>", "label=<roll>", "float64 5", "kernel 0", "kernel 1"):
         assert text in drawing.dot, text
     assert "called_sine, called back in Python" in drawing.dot
     colors = dict(re.findall(r'bgcolor="(#\w+)" align="left">(kernel \d)', drawing.dot))

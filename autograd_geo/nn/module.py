@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from sys import _getframe
 from typing import Any, TypeVar
 
 import numpy as np
 
+from ..tape import Entry, next_number
 from ..tensor import Parameter, Tensor
+from ..tree import leaves
 from ..value import Value, from_user
 
 Self = TypeVar("Self", bound="Module")
@@ -26,7 +29,15 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward(self, x)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        start = next_number()
+        result = self.forward(*args, **kwargs)
+        if type(result) is Tensor:
+            _sign(self, start, result._entry)
+        else:
+            for t in leaves(result):
+                if isinstance(t, Tensor):
+                    _sign(self, start, t._entry)
+        return result
 
     # --- what is inside ---------------------------------------------------------------------------------------
 
@@ -119,6 +130,15 @@ class Module:
         children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
         body = "\n" + "\n".join(children) + "\n" if children else self.extra_repr()
         return f"{type(self).__name__}({body})"
+
+
+def _sign(module: Module, start: int, entry: Entry | None) -> None:
+    """Note on what a module returned that it did so, if it recorded that: see `Entry`."""
+    if entry is not None and entry.number > start:
+        frame, end = _getframe(2), next_number()
+        # Nothing inside has signed this entry if no number was taken since.
+        earlier = None if end == entry.number + 1 else getattr(entry, "call", None)
+        entry.call = module, start, end, frame.f_code, frame.f_lasti, earlier
 
 
 def _join(path: str, name: str) -> str:

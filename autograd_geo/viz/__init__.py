@@ -2,13 +2,15 @@
 
 from .activations import activations
 from .descent import Path, descent_paths
-from .graph import Graph, graph
+from .graph import TapeGraph, graph
 from .network import Network, network
+from .render import Graph
 from .surface import Direction, misfit_surface, pca_directions, random_directions
 from .text import backward_text
 from .training import GradientRecorder, gradient_magnitudes, loss_curves
 
 __all__ = [
-    "Direction", "GradientRecorder", "Graph", "Network", "Path", "activations", "backward_text", "descent_paths",
-    "gradient_magnitudes", "graph", "loss_curves", "misfit_surface", "network", "pca_directions", "random_directions",
+    "Direction", "GradientRecorder", "Graph", "Network", "Path", "TapeGraph", "activations", "backward_text",
+    "descent_paths", "gradient_magnitudes", "graph", "loss_curves", "misfit_surface", "network", "pca_directions",
+    "random_directions",
 ]  # fmt: skip

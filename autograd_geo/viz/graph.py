@@ -1,144 +1,136 @@
-"""Computation graphs: values and operations as nodes, local derivatives on the edges."""
+"""`ag.graph`: a tape drawn, modules and loops in boxes that open."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 
-from ..backward import Accumulate, Local, Seed, events
-from ..tape import Entry, history, value_of
+from ..tape import Entry, history
 from ..tensor import Tensor, entry_of
-from .text import local_derivative
-from .values import names, number
+from .annotations import Annotations
+from .boxes import ITERATION, Box, Shown, closed_without, frames, opening, readable, shown, tree
+from .mathematics import counted
+from .picture import Picture
+from .render import Graph, svg
 
-LEAF, CONSTANT, _INNER, _OUTPUT = "#d5e8f7", "#eeeeee", "#ffffff", "#fde3c8"
-
-
-class Graph:
-    """The drawing of a tape. Shows itself in a notebook; `dot` is its source, `svg()`, `png`, `pdf` render it."""
-
-    def __init__(self, dot: str) -> None:
-        self.dot = dot
-
-    def _render(self, kind: str) -> bytes:
-        try:
-            import pygraphviz
-        except ImportError:
-            raise ImportError("drawing a graph needs pygraphviz: pip install 'autograd-geo[viz]'") from None
-        drawing: bytes = pygraphviz.AGraph(string=self.dot).draw(format=kind, prog="dot")
-        return drawing
-
-    def svg(self) -> str:
-        """The drawing as an SVG element, to put into a page."""
-        text = self._render("svg").decode()
-        return text[text.index("<svg") :]
-
-    def save(self, path: str | Path) -> None:
-        """Write the drawing to a file; its ending says how: .svg, .png or .pdf. Raises ValueError for another."""
-        kind = Path(path).suffix.removeprefix(".")
-        if kind not in ("svg", "png", "pdf"):
-            raise ValueError(f"a graph can be saved as .svg, .png or .pdf, not as {str(path)!r}")
-        Path(path).write_bytes(self._render(kind))
-
-    png = pdf = save
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"image/svg+xml": self.svg(), "text/plain": self.dot}
+#: A tape of more operations is not drawn whole; then so many cards of operations and boxes are.
+WHOLE, MOST = 60, 30
+#: Pictures in a page: each shows one box more, or fewer, open.
+MOST_VIEWS = 16
 
 
-def graph(output: Tensor, *, rankdir: str = "LR") -> Graph:
+class TapeGraph(Graph):
+    """The graph of a tape. What is too much to draw at once is in boxes: `closed` names them, `expand` opens some."""
+
+    def __init__(
+        self, notes: Annotations, top: Box, opened: Collection[Box], *, rankdir: str, theme: str, note: str
+    ) -> None:
+        self._notes, self._top, self._opened, self._rankdir = notes, top, frozenset(opened), rankdir
+        self._note = note
+        seen = shown(top, self._opened)
+        notes.derive(item for item, _ in seen if isinstance(item, Entry))
+        super().__init__(Picture(notes, seen, rankdir, note).drawing, theme)
+
+    @property
+    def closed(self) -> list[str]:
+        """The names of the boxes in the picture that could be opened."""
+        return [item[0].name for item, _ in shown(self._top, self._opened) if not isinstance(item, Entry)]
+
+    def expand(self, *boxes: str) -> TapeGraph:
+        """The same graph with these boxes open as well: `expand("net.layers.0", "loop1[10]")`.
+
+        Of a loop the first iteration is opened, or the one given in brackets. Raises KeyError for a box that does
+        not exist, RuntimeError where a backward pass has let go of the tape in the meantime.
+        """
+        return self._with(self._opened.union(*[opening(found(self._top, name)) for name in boxes]))
+
+    def collapse(self, *boxes: str) -> TapeGraph:
+        """The same graph with these boxes closed, all of them if none is named. Raises as `expand` does."""
+        opened: Collection[Box] = self._opened if boxes else [self._top]
+        for name in boxes:
+            opened = closed_without(opened, found(self._top, name))
+        return self._with(opened)
+
+    def _with(self, opened: Collection[Box]) -> TapeGraph:
+        return TapeGraph(
+            self._notes, self._top, opened, rankdir=self._rankdir, theme=self._theme, note=self._note
+        )  # fmt: skip
+
+    def _views(self) -> Sequence[str]:
+        """This picture, and for each box in it, and in those, the picture with that box open or closed."""
+        views: dict[frozenset[Box], int] = {self._opened: 0}
+        order = [self._opened]
+        for opened in order:  # grows while it is walked
+            for box in _clickable(shown(self._top, opened)):
+                target = self._toggled(box, opened)
+                if target not in views and len(views) < MOST_VIEWS:
+                    views[target] = len(views)
+                    order.append(target)
+        if len(views) == 1:
+            return [self.svg()]
+        pictures = []
+        self._notes.derive(e for opened in order for e, _ in shown(self._top, opened) if isinstance(e, Entry))
+        for opened in order:
+            seen = shown(self._top, opened)
+            links = {box: views.get(self._toggled(box, opened)) for box in _clickable(seen)}
+            drawing = Picture(self._notes, seen, self._rankdir, self._note, links).drawing
+            pictures.append(svg(drawing, drawing.dot(), self._theme))
+        return pictures
+
+    def _toggled(self, box: Box, opened: frozenset[Box]) -> frozenset[Box]:
+        """What is open after a click on a box: what was open at first, and the way to that box."""
+        if box not in opened:
+            return self._opened.union(opening(box))
+        if box in self._opened:
+            return frozenset(closed_without(self._opened, box))
+        return self._opened.union(opening(box)[: len(box.path()) - 1])
+
+    def __repr__(self) -> str:
+        return f"<graph of {self._notes.names[self._notes.last]}: {counted(len(self._notes.operations), 'operation')}>"
+
+
+def _clickable(seen: Shown) -> list[Box]:
+    """Closed boxes, which open, and frames, which close; iterations close with their loop."""
+    closed = [item[0] for item, _ in seen if not isinstance(item, Entry)]
+    return [*closed, *(box for box in frames(seen) if box.kind != ITERATION)]
+
+
+def found(top: Box, name: str) -> Box:
+    """The box of a name. Raises KeyError, which tells names like it."""
+    boxes = {box.name: box for box in top.boxes()}
+    if name not in boxes:
+        near = difflib.get_close_matches(name, boxes, 5, 0.3) or list(boxes)[:5]
+        there = f"boxes are {', '.join(near)}" if near else "this graph has no boxes"
+        raise KeyError(f"no box is called {name!r}; {there}")
+    return boxes[name]
+
+
+def graph(
+    output: Tensor, *, rankdir: str = "LR", theme: str = "auto", expand: str | Iterable[str] = (),
+    depth: int | None = None,
+) -> TapeGraph:  # fmt: skip
     """Draw the tape of `output`: each value with its name and gradient, each edge with its local derivative.
 
-    `rankdir` is "LR" (left to right) or "TB" (top to bottom). Gradients are those of `output`, where it is a
-    single number; "not computed" is drawn as such. Raises RuntimeError where a backward pass has let go of the
-    tape: draw first, or use backward(retain_graph=True).
+    Calls of modules and loops are boxes. Of a large tape, boxes stay closed as far as a readable picture needs;
+    in pages and notebooks they open on a click.
+
+    Args:
+        rankdir: "LR" (left to right) or "TB" (top to bottom).
+        theme: "light", "dark", or "auto", which follows the reader's system or notebook.
+        expand: names of boxes to open besides; see `TapeGraph.expand`.
+        depth: open boxes down to this depth, instead of as many as are readable; 0 opens none.
+
+    Gradients are those of `output`, where it is a single number; "not computed" is drawn as such. Raises
+    RuntimeError where a backward pass has let go of the tape: draw first, or use backward(retain_graph=True);
+    ValueError for another direction or theme, KeyError for a box that does not exist.
     """
-    drawing = canvas(rankdir)
-    last = entry_of(output)
-    named = names(last)
-    cotangents, locals_ = _derivatives(last)
-    for entry in history(last):
-        drawing.node(str(entry.number), _card(entry, last, named, cotangents.get(entry)))
-        for k, source in enumerate(entry.inputs):
-            if isinstance(source, Entry):
-                drawing.edge(str(source.number), str(entry.number), label=locals_.get((entry, k), ""))
-            else:
-                draw_literal(drawing, f"{entry.number}.{k}", source)
-                drawing.edge(f"{entry.number}.{k}", str(entry.number))
-    return Graph(drawing.source)
-
-
-def _derivatives(last: Entry) -> tuple[dict[Entry, Any], dict[tuple[Entry, int], str]]:
-    """Every cotangent, and what to write on each edge, from one pass that changes nothing."""
-    cotangents: dict[Entry, Any] = {}
-    texts: dict[tuple[Entry, int], str] = {}
-    if not last.state or last.shape:
-        return cotangents, texts
-    named = names(last)
-    for kind, *fields in events(last, 1.0, retain=True, again=True):
-        if kind is Seed:
-            cotangents[fields[0]] = fields[1]
-        elif kind is Local:
-            entry, k, _, contribution = fields
-            cotangents.setdefault(entry.inputs[k], contribution)
-            symbols, value = local_derivative(entry, k, named)
-            small = value is not None and type(value_of(entry)) is float
-            texts[entry, k] = (
-                f"{symbols} = {number(float(value))}" if small and symbols != number(float(value)) else symbols
-            )
-        elif kind is Accumulate:
-            cotangents[fields[0]] = fields[2]
-    return cotangents, texts
-
-
-def _card(entry: Entry, last: Entry, named: dict[Entry, str], cotangent: Any) -> str:
-    color = _OUTPUT if entry is last else _INNER if entry.op is not None else LEAF if entry.state else CONSTANT
-    gradient = "gradient not computed" if cotangent is None else f"gradient {number(cotangent)}"
-    if not entry.state:
-        gradient = "constant"
-    symbol = "" if entry.op is None else entry.op.symbol
-    return card(color, symbol, [named[entry], number(value_of(entry)), gradient])
-
-
-def canvas(rankdir: str) -> Any:
-    """An empty drawing in our style. Raises ValueError for another direction than "LR" and "TB"."""
-    if rankdir not in ("LR", "TB"):
-        raise ValueError(f"rankdir may be 'LR' or 'TB', not {rankdir!r}")
-    from graphviz import Digraph
-
-    return Digraph(
-        graph_attr={"rankdir": rankdir, "bgcolor": "transparent", "nodesep": "0.25", "ranksep": "0.45"},
-        node_attr={"fontname": "Helvetica", "fontsize": "11", "shape": "plain"},
-        edge_attr={"fontname": "Helvetica", "fontsize": "10", "color": "#666666", "fontcolor": "#9a3412"},
-    )
-
-
-def draw_literal(drawing: Any, name: str, value: Any) -> None:
-    """A number that stands in the program, as a circle."""
-    drawing.node(name, f"{value:g}", shape="circle", style="filled", fillcolor=CONSTANT, margin="0.02")
-
-
-def card(color: str, symbol: str, rows: Sequence[str]) -> str:
-    """The label of a value: what it is called in bold, more about it below, the symbol of its op on the left."""
-    side = f'<td border="0" rowspan="{len(rows)}"><font point-size="15">{_escape(symbol)}</font></td>' if symbol else ""
-    lines = [f"<b>{_escape(rows[0])}</b>", *map(_escape, rows[1:])]
-    cells = [f'<td border="0" align="left">{line}</td>' for line in lines]
-    body = f"<tr>{side}{cells[0]}</tr>" + "".join(f"<tr>{cell}</tr>" for cell in cells[1:])
-    style = (
-        f'border="1" cellborder="0" cellspacing="0" cellpadding="3" color="#888888" bgcolor="{color}" style="rounded"'
-    )
-    return f"<<table {style}>{body}</table>>"
-
-
-def legend(rows: Sequence[tuple[str, str]]) -> str:
-    """The label of a node that says what colours mean."""
-    cells = [f'<tr><td bgcolor="{color}" align="left">{_escape(text)}</td></tr>' for color, text in rows]
-    return (
-        f'<<table border="1" cellborder="0" cellspacing="2" cellpadding="3" color="#888888">{"".join(cells)}</table>>'
-    )
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)
+    names = [expand] if isinstance(expand, str) else list(expand)
+    notes = Annotations(entry_of(output))
+    large = len(notes.operations) > WHOLE
+    top = tree(history(notes.last), folded=large or bool(names) or depth is not None)
+    if depth is None and not large:
+        depth = len(notes.operations)
+    opened = readable(top, MOST, depth)
+    opened.update(*[opening(found(top, name)) for name in names])
+    note = f"{counted(len(notes.operations), 'operation')}, too many to draw at once" if large else ""
+    return TapeGraph(notes, top, opened, rankdir=rankdir, theme=theme, note=note)

@@ -12,7 +12,9 @@ from ..compiler.explain import Operations, RecordingInfo, StepInfo, explained, r
 from ..compiler.graph import CONST, INPUT, MAP, MOVE, REDUCE, RESULT, TABLE, Node
 from ..compiler.program import Program
 from ..compiler.regions import Region, sources
-from .graph import CONSTANT, LEAF, Graph, canvas, card, draw_literal, legend
+from .drawing import CONSTANT, INNER, LEAF, Card, Drawing, Edge, Frame, literal
+from .mathematics import Text, bold, plain
+from .render import Graph
 
 #: Identical steps of a program of more steps are drawn once, and steps instead of values where there are more of those.
 MOST_STEPS, MOST_VALUES = 24, 300
@@ -26,22 +28,21 @@ _CALLED = "#f4a6a0"
 
 def program_graph(compiled: Compiled[..., Any], recording: int, rankdir: str) -> Graph:
     """Draw a recording; see `Compiled.graph`."""
-    drawing = canvas(rankdir)
+    drawing = Drawing(rankdir)
     explanation = explained(compiled)
     count = len(explanation.recordings)
     if not -count <= recording < count:
         raise IndexError(f"{explanation.function} has {count} recordings; there is no recording {recording}")
     _Picture(drawing, recorded(compiled)[recording].program, explanation.recordings[recording]).draw()
-    return Graph(drawing.source)
+    return Graph(drawing)
 
 
 class _Picture:
     """The drawing of one program. Values that identical steps compute have one name in it."""
 
-    def __init__(self, drawing: Any, program: Program, info: RecordingInfo) -> None:
+    def __init__(self, drawing: Drawing, program: Program, info: RecordingInfo) -> None:
         self._drawing, self._program, self._steps = drawing, program, info.steps
         self._operations = Operations(program)
-        self._drawn: set[str] = set()
         same = info.groups if len(info.steps) > MOST_STEPS else [(step,) for step in info.steps]
         self._groups = {group[0].number: group for group in same}
         self._first = {step.number: group[0].number for group in same for step in group}
@@ -63,28 +64,20 @@ class _Picture:
 
     def draw(self) -> None:
         """Draw everything."""
-        from graphviz import escape
-
+        cards, frames = self._drawing.cards, self._drawing.frames
         for k, group in self._groups.items():
             if self._by_step:
-                self._drawing.node(f"s{k}", self._step_card(group))
+                cards[f"s{k}"] = self._step_card(group)
                 continue
-            with self._drawing.subgraph(name=f"cluster_{k}") as box:
-                box.attr(
-                    label=escape(_title(group[0], len(group))),
-                    style="rounded",
-                    color="#bbbbbb",
-                    fontname="Helvetica",
-                    fontsize="10",
-                )
-                for node in self._nodes(k):
-                    table = node.kind == TABLE
-                    text = self._step_card(group) if table else self._card(node, self._color(group[0]))
-                    box.node(self._names[node], text)
+            frames[f"s{k}"] = Frame(plain(_title(group[0], len(group))))
+            for node in self._nodes(k):
+                if node.kind == TABLE:
+                    cards[self._names[node]] = self._step_card(group, f"s{k}")
+                else:
+                    cards[self._names[node]] = self._card(node, self._color(group[0]), f"s{k}")
         for (start, end, label), memory in self._edges().items():
-            style = {"penwidth": "2.2", "color": "#333333"} if memory else {}
-            self._drawing.edge(start, end, label=escape(label), **style)
-        self._drawing.node("legend", legend(self._legend()))
+            self._drawing.edges.append(Edge(start, end, plain(label) if label else None, thick=memory))
+        cards["legend"] = self._legend()
 
     def _edges(self) -> dict[tuple[str, str, str], bool]:
         """Where values go: from which to which drawn value, moved how; and whether through memory."""
@@ -104,18 +97,15 @@ class _Picture:
     def _start(self, root: Node, first: int) -> str:
         """The name of what an edge starts from; inputs and constants are drawn when they are first used."""
         name = self._names.setdefault(root, f"x{len(self._names)}")
-        literal = root.kind == CONST and root.size == 1
-        if literal:
+        single = root.kind == CONST and root.size == 1
+        if single:
             name = f"{name}.{first}"  # one for each step that reads it
-        if root.kind in (INPUT, CONST) and name not in self._drawn:
-            self._drawn.add(name)
-            if literal:
-                draw_literal(self._drawing, name, root.data.item())
-            else:
-                self._drawing.node(name, self._card(root, LEAF if root.kind == INPUT else CONSTANT))
+        if root.kind in (INPUT, CONST) and name not in self._drawing.cards:
+            color = LEAF if root.kind == INPUT else CONSTANT
+            self._drawing.cards[name] = literal(root.data.item()) if single else self._card(root, color)
         return name
 
-    def _card(self, node: Node, color: str) -> str:
+    def _card(self, node: Node, color: str, frame: str = "") -> Card:
         operation = self._operations(node)
         rows = [operation.name or operation.op]
         op = None if node.entry is None else node.entry.op
@@ -124,21 +114,27 @@ class _Picture:
         elif node.kind == MAP and (op is None or op.family != "pointwise"):
             rows.append(expr.label(node.data.body))
         rows += [x for x in (operation.where, _spec(node)) if x]
-        return card(color, op.symbol if op is not None and node.kind == MAP else "", rows)
+        return Card(_rows(rows), color, op.symbol if op is not None and node.kind == MAP else "", frame)
 
-    def _step_card(self, group: Sequence[StepInfo]) -> str:
+    def _step_card(self, group: Sequence[StepInfo], frame: str = "") -> Card:
         ops = Counter(o.op for o in group[0].operations)
         rows = [_title(group[0], len(group)), *(op + (f" ×{n}" if n > 1 else "") for op, n in ops.most_common(6))]
-        return card(self._color(group[0]), "", rows)
+        return Card(_rows(rows), self._color(group[0]), frame=frame)
 
-    def _legend(self) -> list[tuple[str, str]]:
+    def _legend(self) -> Card:
         """Colours and what they mean."""
         calls = Counter(step.label for step in self._steps)
         first = {step.label: step for step in reversed(self._steps)}
         rows = [(self._color(first[label]), _title(first[label], n)) for label, n in list(calls.items())[:MOST_COLORS]]
         if len(calls) > MOST_COLORS:
-            rows.append(("#ffffff", f"and {len(calls) - MOST_COLORS} more"))
-        return [*rows, (LEAF, "input"), (CONSTANT, "constant"), ("#ffffff", "bold: through memory")]
+            rows.append((INNER, f"and {len(calls) - MOST_COLORS} more"))
+        rows += [(LEAF, "input"), (CONSTANT, "constant"), (INNER, "bold: through memory")]
+        return Card([plain(text) for _, text in rows], swatches=[color for color, _ in rows])
+
+
+def _rows(texts: Sequence[str]) -> list[Text]:
+    """A name in bold, and more about it."""
+    return [bold(texts[0]), *map(plain, texts[1:])]
 
 
 def _title(step: StepInfo, count: int) -> str:
