@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from . import optim as optim
     from . import viz as viz
     from .compiler import compile as compile
-    from .viz import graph as graph
+    from .viz.graph import graph as graph
+    from .viz.steps import steps as steps
 
 __version__ = "0.1.0"
 
@@ -39,8 +40,8 @@ _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
     "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "compile",
     "custom", "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace",
-    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled", "tensor",
-    "value_and_grad", "vjp", "zeros", *_SUBMODULES, *(name for name in _functions if name in globals()),
+    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled", "steps",
+    "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES, *(name for name in _functions if name in globals()),
 ]  # fmt: skip
 
 
@@ -48,10 +49,8 @@ def __getattr__(name: str) -> Any:
     """Parts that need more than NumPy load when they are first used."""
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "graph":
-        from .viz import graph
-
-        return graph
+    if name in ("graph", "steps"):
+        return getattr(importlib.import_module(f"{__name__}.viz"), name)
     if name == "compile":
         from .compiler import compile
 

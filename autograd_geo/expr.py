@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import html
 import math
 import operator
 import re
@@ -99,6 +100,8 @@ PRIMITIVES: dict[str, Primitive] = {
         for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")
     },
 }
+#: What only formulas for people contain: the derivative of one value with respect to another.
+_PRINTED = {"∂": Primitive(2, "∂{0}/∂{1}", r"\frac{{\partial {0}}}{{\partial {1}}}")}
 CONSTANTS = {"pi": math.pi, "inf": math.inf, "nan": math.nan}
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
@@ -313,6 +316,17 @@ def _number(value: float) -> str:
     return repr(value)
 
 
+def _printed(call: Call) -> Primitive:
+    """How a function prints for people, one that is no primitive by its name."""
+    return PRIMITIVES.get(call.fn) or _PRINTED.get(call.fn) or _function(call.fn, arity=len(call.args))
+
+
+def _is_square(call: Call) -> bool:
+    """Whether this is a variable times itself."""
+    x = call.args[0]
+    return call.fn == "*" and call.args[1] == x and isinstance(x, Var) and x.name[:1].isalpha()
+
+
 def latex(node: Node, names: Mapping[str, str] | None = None) -> str:
     """The expression as LaTeX mathematics, variables replaced by `names`."""
     names = names or {}
@@ -323,7 +337,7 @@ def latex(node: Node, names: Mapping[str, str] | None = None) -> str:
             return text if n.value >= 0 or level <= 4 else rf"\left({text}\right)"
         if isinstance(n, Var):
             return names.get(n.name, n.name)
-        primitive = PRIMITIVES[n.fn]
+        primitive = _printed(n)
         if n.fn == "/":
             return primitive.latex.format(emit(n.args[0], 0), emit(n.args[1], 0))
         if n.fn == "**":
@@ -345,11 +359,11 @@ def label(node: Node, names: Mapping[str, str] | None = None) -> str:
 
     def emit(n: Node, level: int) -> str:
         if isinstance(n, Num):
-            return f"{n.value:g}"
+            return f"{n.value:.6g}" if n.value >= 0 or level <= 3 else f"({n.value:.6g})"
         if isinstance(n, Var):
             return names.get(n.name, n.name)
-        primitive = PRIMITIVES[n.fn]
-        if n.fn == "**" or (n.fn == "*" and n.args[0] == n.args[1] and isinstance(n.args[0], Var)):
+        primitive = _printed(n)
+        if n.fn == "**" or _is_square(n):
             exponent = n.args[1] if n.fn == "**" else Num(2.0)
             if isinstance(exponent, Num):
                 return emit(n.args[0], 9) + f"{exponent.value:g}".translate(_SUPERSCRIPT)
@@ -362,6 +376,65 @@ def label(node: Node, names: Mapping[str, str] | None = None) -> str:
         return f"({text})" if primitive.level < level else text
 
     return emit(node, 0)
+
+
+def _mathml_function(name: str) -> str:
+    return f"<mi>{html.escape(name)}</mi><mo>&#x2061;</mo>"
+
+
+_PARENTHESISED = "<mrow><mo>(</mo>{}<mo>)</mo></mrow>"
+_MATHML = {
+    "/": "<mfrac><mrow>{0}</mrow><mrow>{1}</mrow></mfrac>",
+    "**": "<msup><mrow>{0}</mrow><mrow>{1}</mrow></msup>",
+    "u-": "<mo form='prefix'>−</mo>{0}",
+    "∂": "<mfrac><mrow><mo>∂</mo>{0}</mrow><mrow><mo>∂</mo>{1}</mrow></mfrac>",
+    "abs": "<mrow><mo>|</mo>{0}<mo>|</mo></mrow>",
+    "sqrt": "<msqrt>{0}</msqrt>",
+    "cbrt": "<mroot><mrow>{0}</mrow><mn>3</mn></mroot>",
+    "exp": "<msup><mi>e</mi><mrow>{0}</mrow></msup>",
+    "reciprocal": "<msup><mrow>{0}</mrow><mrow><mo>−</mo><mn>1</mn></mrow></msup>",
+    "floor": "<mrow><mo>⌊</mo>{0}<mo>⌋</mo></mrow>",
+    "ceil": "<mrow><mo>⌈</mo>{0}<mo>⌉</mo></mrow>",
+    "where": "<mrow><mo>{{</mo><mtable><mtr><mtd>{1}</mtd><mtd><mtext>if </mtext>{0}</mtd></mtr>"
+    "<mtr><mtd>{2}</mtd><mtd><mtext>otherwise</mtext></mtd></mtr></mtable></mrow>",
+    "log": _mathml_function("ln") + "<mrow><mo>(</mo>{0}<mo>)</mo></mrow>",
+} | {
+    fn: f"{{0}}<mo>{sign}</mo>{{1}}"
+    for fn, sign in {
+        "|": "∨", "&": "∧", "<": "&lt;", "<=": "≤", ">": "&gt;", ">=": "≥", "==": "=", "!=": "≠", "+": "+", "-": "−",
+        "*": "·",
+    }.items()
+}  # fmt: skip
+_ATOMS = frozenset(["/", "where"])  # need no parentheses around them, nor inside
+
+
+def mathml(node: Node, leaf: Callable[[Num | Var], str] | None = None) -> str:
+    """The expression as the content of a MathML element, which browsers typeset; `leaf` prints what has no parts."""
+    leaf = leaf or _mathml_leaf
+
+    def emit(n: Node, level: int) -> str:
+        if not isinstance(n, Call):
+            text = leaf(n)
+            negative = isinstance(n, Num) and math.copysign(1.0, n.value) < 0
+            return _PARENTHESISED.format(text) if negative and level > 3 else text
+        if _is_square(n):
+            return emit(Call("**", (n.args[0], Num(2.0))), level)
+        strength = _printed(n).level
+        inner = 0 if strength == 9 or n.fn in _ATOMS else strength
+        levels = (9, 0) if n.fn == "**" else [inner + (k > 0 and inner > 0) for k in range(len(n.args))]
+        args = [emit(a, at) for a, at in zip(n.args, levels, strict=True)]
+        known = _MATHML.get(n.fn)
+        text = known.format(*args) if known else _mathml_function(n.fn) + _PARENTHESISED.format("<mo>,</mo>".join(args))
+        return _PARENTHESISED.format(text) if strength < level and n.fn not in _ATOMS else f"<mrow>{text}</mrow>"
+
+    return emit(node, 0)
+
+
+def _mathml_leaf(n: Num | Var) -> str:
+    if isinstance(n, Var):
+        return f"<mi>{html.escape(n.name)}</mi>"
+    text = {math.pi: "π"}.get(n.value, f"{n.value:.6g}".replace("-", "−").replace("inf", "∞"))
+    return f"<mn>{text}</mn>"
 
 
 # --- what the printed names mean ------------------------------------------------------------------------------

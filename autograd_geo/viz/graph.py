@@ -10,7 +10,7 @@ from typing import Any
 from ..backward import Accumulate, Local, Seed, events
 from ..tape import Entry, history, value_of
 from ..tensor import Tensor, entry_of
-from .text import local_derivative
+from .formulas import local_derivative
 from .values import names, number
 
 LEAF, CONSTANT, _INNER, _OUTPUT = "#d5e8f7", "#eeeeee", "#ffffff", "#fde3c8"

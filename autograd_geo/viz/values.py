@@ -29,12 +29,12 @@ def names(output: Entry) -> dict[Entry, str]:
     letters = iter([c for c in "abcdeghklmnopqrstuvw" if c not in taken])
     found: dict[Entry, str] = {}
     used: set[str] = set()
+    copies: dict[str, int] = {}
     for entry in order:
-        base = entry.label or next(letters, f"t{entry.number}")
-        name, copies = base, 1
+        base = name = entry.label or next(letters, f"t{entry.number}")
         while name in used:
-            copies += 1
-            name = f"{base}{_subscript(copies)}"
+            copies[base] = copies.get(base, 1) + 1
+            name = f"{base}{_subscript(copies[base])}"
         used.add(name)
         found[entry] = name
     return found
