@@ -321,7 +321,12 @@ def _printed(call: Call) -> Primitive:
     return PRIMITIVES.get(call.fn) or _PRINTED.get(call.fn) or _function(call.fn, arity=len(call.args))
 
 
-def _is_square(call: Call) -> bool:
+def _is_negative(call: Call, operand: Node) -> bool:
+    """Whether a right operand starts with a sign where another one stands."""
+    return call.fn in ("+", "-", "*") and isinstance(operand, Call) and operand.fn == "u-"
+
+
+def is_square(call: Call) -> bool:
     """Whether this is a variable times itself."""
     x = call.args[0]
     return call.fn == "*" and call.args[1] == x and isinstance(x, Var) and x.name[:1].isalpha()
@@ -363,7 +368,7 @@ def label(node: Node, names: Mapping[str, str] | None = None) -> str:
         if isinstance(n, Var):
             return names.get(n.name, n.name)
         primitive = _printed(n)
-        if n.fn == "**" or _is_square(n):
+        if n.fn == "**" or is_square(n):
             exponent = n.args[1] if n.fn == "**" else Num(2.0)
             if isinstance(exponent, Num):
                 return emit(n.args[0], 9) + f"{exponent.value:g}".translate(_SUPERSCRIPT)
@@ -372,6 +377,7 @@ def label(node: Node, names: Mapping[str, str] | None = None) -> str:
             return f"|{emit(n.args[0], 0)}|"
         inner = 0 if primitive.level == 9 else primitive.level
         args = [emit(a, inner + (k > 0 and inner > 0)) for k, a in enumerate(n.args)]
+        args = [f"({t})" if k and _is_negative(n, a) else t for k, (t, a) in enumerate(zip(args, n.args, strict=True))]
         text = primitive.code.format(*args).replace(" * ", "·").replace(" / ", "/")
         return f"({text})" if primitive.level < level else text
 
@@ -417,12 +423,16 @@ def mathml(node: Node, leaf: Callable[[Num | Var], str] | None = None) -> str:
             text = leaf(n)
             negative = isinstance(n, Num) and math.copysign(1.0, n.value) < 0
             return _PARENTHESISED.format(text) if negative and level > 3 else text
-        if _is_square(n):
+        if is_square(n):
             return emit(Call("**", (n.args[0], Num(2.0))), level)
         strength = _printed(n).level
         inner = 0 if strength == 9 or n.fn in _ATOMS else strength
         levels = (9, 0) if n.fn == "**" else [inner + (k > 0 and inner > 0) for k in range(len(n.args))]
         args = [emit(a, at) for a, at in zip(n.args, levels, strict=True)]
+        args = [
+            _PARENTHESISED.format(t) if k and _is_negative(n, a) else t
+            for k, (t, a) in enumerate(zip(args, n.args, strict=True))
+        ]
         known = _MATHML.get(n.fn)
         text = known.format(*args) if known else _mathml_function(n.fn) + _PARENTHESISED.format("<mo>,</mo>".join(args))
         return _PARENTHESISED.format(text) if strength < level and n.fn not in _ATOMS else f"<mrow>{text}</mrow>"

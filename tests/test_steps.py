@@ -229,7 +229,7 @@ def test_nothing_in_a_lesson_can_be_changed() -> None:
 
 def test_a_card_tells_rule_numbers_chain_line_and_check() -> None:
     card = ag.steps(example())[8].card
-    assert card.title == "The local derivative of b by a"
+    assert card.title == "The local derivative of b with respect to a"
     formulas = [f.text for f in (card.rule, card.numbers, card.passed, card.chain) if f]
     assert formulas == [
         "∂b/∂a = z",
@@ -280,7 +280,7 @@ def test_a_wrong_rule_is_found_out() -> None:
             del table["wrongly"]  # type: ignore[attr-defined]
     check = lesson[3].card.check
     assert check is not None and check.agrees is False
-    assert "finite differences say 0.955336, not -0.955336" in check.text
+    assert "0.955336 by finite differences, not -0.955336" in check.text
 
 
 def test_checks_say_where_there_is_nothing_to_compare() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from .formulas import (
 from .steps import ACCUMULATE, FORWARD, LOCAL, SEED, UPDATE, WRITE, Moment, Record, reached
 
 #: Factors of a chain that are written out; it starts with the derivative of the output by the value before them.
-LONGEST_CHAIN = 6
+LONGEST_CHAIN = 5
 #: Arrays up to this size are written out in formulas.
 _SHORT = 6
 
@@ -38,7 +39,7 @@ TITLES = {
     "given": "{0} is given",
     FORWARD: "{0} is computed",
     SEED: "The pass starts at {0}",
-    LOCAL: "The local derivative of {0} by {1}",
+    LOCAL: "The local derivative of {0} with respect to {1}",
     ACCUMULATE: "Paths meet at {0}: what arrives is added",
     WRITE: "The gradient of {0} is complete",
     UPDATE: "{0} is updated",
@@ -156,24 +157,30 @@ def _chained(record: Record, steps: Sequence[int], target: Node, last: Moment) -
 def _accumulate(record: Record, k: int) -> tuple[Formula | None, ...]:
     moment = record.moments[k]
     target = derivative(record.top, record.named[moment.entry])
-    terms = paths(record, k)
-    if len(terms) > 3:
-        terms = [Var("earlier"), terms[-1]]
     numbers = Call("+", (quantity(before(record, k)), quantity(moment.came)))
-    return Formula((target, total(terms))), Formula((target, numbers, quantity(moment.value)))
+    return Formula((target, total(paths(record, k)))), Formula((target, numbers, quantity(moment.value)))
+
+
+def arrived(record: Record, k: int) -> tuple[list[int], bool]:
+    """The last of the local derivatives that step k adds up, three at most; and whether there were more before."""
+    arrivals = record.arrivals[record.moments[k].entry]
+    count = bisect_left(arrivals, k)
+    return arrivals[max(count - 3, 0) : count], count > 3
 
 
 def paths(record: Record, k: int) -> list[Node]:
-    """The paths that have arrived where step k adds them up, as products."""
+    """What arrived there, as products; what is left out as one word."""
     entry, named = record.moments[k].entry, record.named
-    sources = [record.moments[j].entry for j in record.arrivals[entry] if j < k]
-    return [product([derivative(record.top, named[e]), derivative(named[e], named[entry])]) for e in sources]
+    steps, more = arrived(record, k)
+    sources = [record.moments[j].entry for j in steps]
+    terms = [product([derivative(record.top, named[e]), derivative(named[e], named[entry])]) for e in sources]
+    return [Var("earlier"), *terms] if more else terms
 
 
 def before(record: Record, k: int) -> Any:
     """What had arrived before the accumulation at position k, which follows the local derivative it adds."""
-    arrived = [j for j in record.arrivals[record.moments[k].entry] if j < k]
-    return record.moments[arrived[-2] + (len(arrived) > 2)].value
+    steps, _ = arrived(record, k)
+    return record.moments[steps[-2] + (len(steps) > 2)].value
 
 
 def _write(record: Record, k: int) -> tuple[Formula | None, ...]:

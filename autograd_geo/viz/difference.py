@@ -13,12 +13,20 @@ from .values import number
 
 
 class Check(NamedTuple):
-    """`found` by finite differences beside `ours`; `agrees` is None where they need not, `text` says why."""
+    """`found` by finite differences beside `ours`; `agrees` is None where they need not.
+
+    `words` say it, with places for the numbers `said`.
+    """
 
     ours: float
     found: float
     agrees: bool | None
-    text: str
+    words: str
+    said: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.words.format(*self.said)
 
 
 def check(entry: Entry, k: int, cotangent: Value, contribution: Value) -> Check:
@@ -53,19 +61,20 @@ def check(entry: Entry, k: int, cotangent: Value, contribution: Value) -> Check:
         middle = along(0.0)
         tried = [_slopes(along, middle, h) for h in {unit * max(1.0, reach), unit * (reach or 1.0)}]
     left, right, found, h = min(tried, key=lambda t: abs(t[2] - ours) if np.isfinite(t[2]) else np.inf)
+    said, off_by = number(found), abs(found - ours)
     if not np.isfinite([ours, found]).all():
         return Check(ours, found, None, "there is no finite difference at this point")
     if entry.op.surrogate:
-        text = f"finite differences say {number(found)}; this op's rule is deliberately another one"
-        return Check(ours, found, None, text)
-    off = abs(found - ours)
-    says = "finite differences say" if alone else "along a random direction, finite differences say"
-    if off <= (2e-3 if narrow else 1e-5) * max(size, abs(found)) + 10 * np.finfo(entry.dtype).eps * abs(middle) / h:
-        return Check(ours, found, True, f"{says} {number(found)}: they agree")
+        return Check(
+            ours, found, None, "{0} by finite differences; this op's rule is deliberately another one", (said,)
+        )
+    source = "by finite differences" if alone else "by finite differences along a random direction"
+    if off_by <= (2e-3 if narrow else 1e-5) * max(size, abs(found)) + 10 * np.finfo(entry.dtype).eps * abs(middle) / h:
+        return Check(ours, found, True, f"{{0}} {source}: they agree", (said,))
     if abs(left - right) > 1e-3 * max(abs(left), abs(right)):
-        text = f"there is a kink: finite differences say {number(left)} on the left, {number(right)} on the right"
-        return Check(ours, found, None, text)
-    return Check(ours, found, False, f"{says} {number(found)}, not {number(ours)}")
+        words = "there is a kink: {0} by finite differences on the left, {1} on the right"
+        return Check(ours, found, None, words, (number(left), number(right)))
+    return Check(ours, found, False, f"{{0}} {source}, not {{1}}", (said, number(ours)))
 
 
 def _slopes(along: Any, middle: float, h: float) -> tuple[float, float, float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..expr import Call, Node, Var, negative, rename
 from ..tape import Entry
-from .card import before, paths
+from .card import arrived, before, paths
 from .formulas import Formula, derivative, formula, partial, partial_value, product, quantity, total
 from .steps import ACCUMULATE, LOCAL, Moment, Record, reached
 
@@ -24,7 +24,7 @@ RELATIVE, ABSOLUTE = 5e-3, 1e-9
 RIGHT = "Right."
 UNKNOWN = "Not this one."
 UNREADABLE = "Type a number, such as -24, 0.5 or 1/3."
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 class Option(NamedTuple):
@@ -56,7 +56,7 @@ class Question(NamedTuple):
 def read(answer: str) -> float | None:
     """The number a student typed, a fraction too; None if it is none."""
     text = answer.strip().replace("−", "-").replace(",", ".").replace(" ", "")
-    match = re.fullmatch(rf"({_NUMBER})(?:/({_NUMBER}))?", text)
+    match = re.fullmatch(rf"({NUMBER})(?:/({NUMBER}))?", text)
     if match is None or (match[2] and float(match[2]) == 0):
         return None
     return float(match[1]) / float(match[2] or 1)
@@ -99,11 +99,10 @@ def _given(record: Record, moment: Moment) -> list[Formula]:
 
 
 def _arrived(record: Record, k: int) -> list[Formula]:
-    """What came through each path so far, this one included."""
-    moment = record.moments[k]
-    terms = paths(record, k)
-    values = [record.moments[j].value for j in record.arrivals[moment.entry] if j < k]
-    return [Formula((term, quantity(value))) for term, value in zip(terms, values, strict=True)]
+    """What came through the last paths, this one included."""
+    steps, _ = arrived(record, k)
+    terms = paths(record, k)[-len(steps) :]
+    return [Formula((term, quantity(record.moments[j].value))) for term, j in zip(terms, steps, strict=True)]
 
 
 def _of_local(record: Record, moment: Moment) -> Iterator[tuple[Any, Node, str]]:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -43,18 +44,13 @@ class Moment(NamedTuple):
 class Record:
     """What all positions of one lesson share."""
 
-    def __init__(
-        self, output: Entry, order: Sequence[Entry], moments: Sequence[Moment], top: str | None, rule_of_updates: str
-    ) -> None:
-        self.output, self.order, self.moments, self._top = output, order, moments, top
-        self.rule_of_updates = rule_of_updates
+    def __init__(self, output: Entry, order: Sequence[Entry], moments: Sequence[Moment], rule_of_updates: str) -> None:
+        self.output, self.order, self.moments, self.rule_of_updates = output, order, moments, rule_of_updates
 
     @cached_property
     def named(self) -> dict[Entry, str]:
         """The name of each value, no two the same."""
         named = names(self.output)
-        if self._top is not None:
-            named[self.output] = self._top
         for n, moment in enumerate(m for m in self.moments if m.kind == UPDATE and m.entry not in named):
             named[moment.entry] = moment.entry.label or f"parameter {n}"
         return named
@@ -236,6 +232,21 @@ class Lesson(Sequence[Step]):
 
         play(self, quiz=quiz)
 
+    def html(self, path: str | Path, *, quiz: bool = False) -> None:
+        """Write the lesson as one page that works without a network; with `quiz`, it opens asking.
+
+        Raises OSError where the file cannot be written; one that is there stays as it is then.
+        """
+        from .page import write_page
+
+        write_page(self, Path(path), quiz)
+
+    def widget(self, *, quiz: bool = False) -> Any:
+        """The lesson as a notebook widget. Raises ImportError without anywidget."""
+        from .widget import lesson_widget
+
+        return lesson_widget(self, quiz)
+
 
 def steps(output: Tensor, gradient: Any = None, *, of: str | None = None, optimizer: Optimizer | None = None) -> Lesson:
     """The computation of `output` and its backward pass, step by step.
@@ -261,6 +272,7 @@ def steps(output: Tensor, gradient: Any = None, *, of: str | None = None, optimi
     tape(last, again=True)
     with np.errstate(all="ignore"):
         copies, leaves = _copied(last)
+        copies[last].name = of or last.name
         order = list(copies.values())
         moments = [Moment(FORWARD, entry, -1, entry.value, None) for entry in order]
         fresh = last.state == CONSUMED  # the pass that is told has been: what it left is no start for it
@@ -269,7 +281,7 @@ def steps(output: Tensor, gradient: Any = None, *, of: str | None = None, optimi
         if optimizer is not None:
             moments += _updates(optimizer, leaves, grads)
     rule_of_updates = "" if optimizer is None else (inspect.getdoc(type(optimizer)) or "").partition("\n")[0]
-    return Lesson(Record(copies[last], order, moments, of, rule_of_updates))
+    return Lesson(Record(copies[last], order, moments, rule_of_updates))
 
 
 def _copied(last: Entry) -> tuple[dict[Entry, Entry], dict[Entry, Entry]]:
