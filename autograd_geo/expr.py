@@ -13,7 +13,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -145,50 +145,94 @@ def parse_declaration(text: str) -> Declaration:
     return Declaration(name, inputs, attrs, parse(body or f"{name}({head})", (*inputs, *attrs), text))
 
 
+class ExpressionError(ValueError):
+    """What is wrong with an expression, and from which character to which."""
+
+    def __init__(self, message: str, start: int = 0, end: int = 0) -> None:
+        super().__init__(message)
+        self.start, self.end = start, end
+
+
 def parse(text: str, names: Iterable[str], where: str | None = None) -> Node:
     """Parse one expression over `names`. Raises ValueError that names what is unknown and what there is."""
+    functions = {name: (p.arity, p.arity) for name, p in PRIMITIVES.items() if name.isidentifier()}
+    stack: list[Node] = []
+    try:
+        for item, count, _ in postfix(text.strip(), names, functions):
+            if not isinstance(item, str):
+                stack.append(item)
+                continue
+            arguments = tuple(stack[len(stack) - count :])
+            del stack[len(stack) - count :]
+            stack.append(negative(arguments[0]) if item == "u-" else Call(item, arguments))
+    except ExpressionError as error:
+        raise ValueError(f"op declaration {where or text!r}: {error}") from None
+    return stack[0]
+
+
+#: A number, a variable, or the name of a function and how many arguments it takes off the stack; and where it stands.
+Postfix: TypeAlias = tuple[Num | Var | str, int, ast.expr]
+
+
+def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, int]]) -> Iterator[Postfix]:
+    """An expression over `names` in the order in which it is evaluated.
+
+    `functions` says of each function the fewest and the most arguments it takes. Raises ExpressionError.
+    """
     known = set(names)
-    where = where or text
 
-    def fail(message: str) -> ValueError:
-        return ValueError(f"op declaration {where!r}: {message}")
+    def fail(message: str, node: ast.expr) -> ExpressionError:
+        encoded = text.encode()
+        start, end = (len(encoded[:n].decode(errors="ignore")) for n in (node.col_offset, node.end_col_offset or 0))
+        return ExpressionError(message, start, end)
 
-    def unknown(kind: str, name: str, among: Iterable[str]) -> ValueError:
+    def unknown(kind: str, name: str, among: Iterable[str], node: ast.expr) -> ExpressionError:
         near = difflib.get_close_matches(name, among, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return fail(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(among))})")
+        return fail(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(among))})", node)
 
-    def convert(node: ast.expr) -> Node:
+    def read(node: ast.expr) -> Iterator[Postfix]:
         match node:
             case ast.Constant(value=bool() | int() | float()):
-                return Num(float(node.value))  # type: ignore[arg-type]
+                yield Num(float(node.value)), 0, node  # type: ignore[arg-type]
             case ast.Name(id=name) if name in known:
-                return Var(name)
+                yield Var(name), 0, node
             case ast.Name(id=name) if name in CONSTANTS:
-                return Num(CONSTANTS[name])
+                yield Num(CONSTANTS[name]), 0, node
             case ast.Name(id=name):
-                raise unknown("name", name, known | set(CONSTANTS))
+                raise unknown("name", name, known | set(CONSTANTS), node)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return negative(convert(operand))
+                yield from call("u-", [operand], node)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return Call(_BINARY[type(op)], (convert(left), convert(right)))
+                yield from call(_BINARY[type(op)], [left, right], node)
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
-                return Call(_COMPARE[type(op)], (convert(left), convert(right)))
+                yield from call(_COMPARE[type(op)], [left, right], node)
             case ast.BoolOp(op=op, values=[left, right]):
-                return Call("&" if isinstance(op, ast.And) else "|", (convert(left), convert(right)))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
-                if name not in PRIMITIVES:
-                    raise unknown("function", name, {p for p in PRIMITIVES if p.isidentifier()})
-                if len(args) != PRIMITIVES[name].arity:
-                    raise fail(f"{name} takes {PRIMITIVES[name].arity} arguments, here it has {len(args)}")
-                return Call(name, tuple(convert(a) for a in args))
-        raise fail(f"{ast.unparse(node)!r} is not part of the expression language")
+                yield from call("&" if isinstance(op, ast.And) else "|", [left, right], node)
+            case ast.Call(func=ast.Name(id=name) as function, args=args, keywords=[]):
+                if name not in functions:
+                    raise unknown("function", name, functions, function)
+                fewest, most = functions[name]
+                if not fewest <= len(args) <= most:
+                    count = str(fewest) if fewest == most else f"{fewest} to {most}"
+                    raise fail(f"{name} takes {count} arguments, here it has {len(args)}", node)
+                yield from call(name, args, node)
+            case _:
+                hint = "; a power is written **" if isinstance(getattr(node, "op", None), ast.BitXor) else ""
+                raise fail(f"{ast.unparse(node)!r} is not part of the expression language{hint}", node)
+
+    def call(name: str, args: Sequence[ast.expr], node: ast.expr) -> Iterator[Postfix]:
+        for arg in args:
+            yield from read(arg)
+        yield name, len(args), node
 
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        yield from read(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
-        raise fail(f"{error.msg} in {text.strip()!r}") from None
-    return convert(tree.body)
+        at = (error.offset or 1) - 1
+        raise ExpressionError(error.msg, at, max(at + 1, (error.end_offset or 0) - 1)) from None
+    except (RecursionError, MemoryError):
+        raise ExpressionError("this expression is nested too deeply") from None
 
 
 # --- algebra --------------------------------------------------------------------------------------------------

@@ -10,8 +10,11 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 KEYS = {" ": ("Space", 32), "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("ArrowLeft", 37), "End": ("End", 35),
         "Home": ("Home", 36), "PageDown": ("PageDown", 34), "Enter": ("Enter", 13)}  # fmt: skip
@@ -20,6 +23,15 @@ KEYS = {" ": ("Space", 32), "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("Arr
 def browser() -> str | None:
     """The Chromium that is installed here, None if there is none."""
     return next((b for b in map(shutil.which, ("chromium", "google-chrome", "chromium-browser")) if b), None)
+
+
+def opened(profile: Path) -> Iterator[Tab]:
+    """A tab for a fixture; skips the test where no Chromium is installed."""
+    if browser() is None:
+        pytest.skip("no Chromium here")
+    tab = Tab(profile)
+    yield tab
+    tab.close()
 
 
 class Tab:

@@ -124,11 +124,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Tab]:
-    if chromium.browser() is None:
-        pytest.skip("no Chromium here")
-    tab = chromium.Tab(tmp_path_factory.mktemp("profile"))
-    yield tab
-    tab.close()
+    yield from chromium.opened(tmp_path_factory.mktemp("profile"))
 
 
 def opened(tab: chromium.Tab, lesson: Any, tmp_path: Path, *, quiz: bool = False, width: int = 1300) -> None:

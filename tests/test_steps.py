@@ -181,6 +181,13 @@ def test_ten_thousand_entries() -> None:
     assert lesson[20_000].card.check.agrees  # type: ignore[union-attr]
 
 
+def test_what_is_made_into_a_constant_comes_before_the_op_that_reads_it() -> None:
+    x = ag.tensor(2.0, requires_grad=True)
+    lesson = ag.steps(ag.where(x > 0, x * 3, -x) * ag.tensor(0.5))
+    assert [s.kind for s in lesson].index("seed") == len(lesson.names)
+    assert lesson.goto(-1).state.grads["x"] == 1.5
+
+
 # --- the cursor -----------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import re
 import shutil
@@ -253,8 +253,8 @@ class _Windows:
 def play(lesson: Lesson, *, quiz: bool = False) -> None:
     """Step through a lesson on this terminal until q. Raises OSError where there is none."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise OSError(
-            errno.ENOTTY, "the player needs a terminal; lesson.text() is the lesson as text, lesson.html(path) a page"
+        raise io.UnsupportedOperation(
+            "the player needs a terminal; lesson.text() is the lesson as text, lesson.html(path) a page"
         )
     player, colored = Player(lesson, quiz=quiz), wants_color()
     sys.stdout.write("\x1b[?1049h\x1b[?25l")  # a screen of its own, no cursor

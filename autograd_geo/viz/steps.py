@@ -289,20 +289,30 @@ def _copied(last: Entry) -> tuple[dict[Entry, Entry], dict[Entry, Entry]]:
     copies: dict[Entry, Entry] = {}
     leaves: dict[Entry, Entry] = {}
     for entry in history(last):
-        copy = Entry()
-        copy.number, copy.op, copy.attrs, copy.spec = len(copies), entry.op, entry.attrs, entry.spec
-        copy.inputs = tuple([copies[i] if isinstance(i, Entry) else i for i in entry.inputs])
-        copy.state = ACTIVE if entry.state == CONSUMED else entry.state
-        copy.name, copy.code, copy.lasti = entry.name, entry.code, entry.lasti
-        copy.value = entry.value
-        if copy.op is None:
-            copy.root = copy.grad = None  # type: ignore[assignment]
+        for source in entry.inputs:  # a constant may be numbered after the op that made a leaf of it
+            if isinstance(source, Entry) and source not in copies:
+                copies[source] = _copy(source, copies)
+        if entry not in copies:
+            copies[entry] = _copy(entry, copies)
+    for entry, copy in copies.items():
+        if entry.op is None:
             leaves[copy] = entry.root or entry
-        elif copy.value is None:
-            known = [strong(i.value) if isinstance(i, Entry) else i for i in copy.inputs]
-            copy.value = copy.op.evaluate(known, copy.attrs)
-        copies[entry] = copy
     return copies, leaves
+
+
+def _copy(entry: Entry, copies: Mapping[Entry, Entry]) -> Entry:
+    copy = Entry()
+    copy.number, copy.op, copy.attrs, copy.spec = len(copies), entry.op, entry.attrs, entry.spec
+    copy.inputs = tuple([copies[i] if isinstance(i, Entry) else i for i in entry.inputs])
+    copy.state = ACTIVE if entry.state == CONSUMED else entry.state
+    copy.name, copy.code, copy.lasti = entry.name, entry.code, entry.lasti
+    copy.value = entry.value
+    if copy.op is None:
+        copy.root = copy.grad = None  # type: ignore[assignment]
+    elif copy.value is None:
+        known = [strong(i.value) if isinstance(i, Entry) else i for i in copy.inputs]
+        copy.value = copy.op.evaluate(known, copy.attrs)
+    return copy
 
 
 def _reverse(

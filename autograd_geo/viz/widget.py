@@ -8,7 +8,8 @@ from typing import Any
 from .page import asset, lesson_data
 from .steps import Lesson
 
-_RENDER = """
+#: How a notebook shows it: `mountLesson` on the widget's model.
+RENDER = """
 export default {
   render({ model, el }) {
     el.tabIndex = 0;
@@ -37,7 +38,7 @@ def _widget_class() -> Any:
     class LessonWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """Shows a lesson; `position` is the step it is at, `lesson` the lesson there."""
 
-        _esm = asset("lesson.js") + _RENDER
+        _esm = asset("lesson.js") + RENDER
         _css = asset("lesson.css")
         data = traitlets.Dict().tag(sync=True)
         position = traitlets.Int(0).tag(sync=True)
