@@ -188,6 +188,17 @@ def test_mathematics_is_typeset(tab: chromium.Tab, tmp_path: Path) -> None:
     assert tab.evaluate("document.querySelector('.formulas math').namespaceURI").endswith("MathML")
 
 
+def test_small_arrays_are_typeset_as_matrices(tab: chromium.Tab, tmp_path: Path) -> None:
+    w = ag.tensor([[1.0, -2.0], [0.5, 4.0]], requires_grad=True)
+    lesson = ag.steps(functions["sum"](w * w))
+    opened(tab, lesson, tmp_path)
+    rows = "[...document.querySelector('.matrix').children].map(r => [...r.children].map(c => c.textContent))"
+    assert tab.evaluate(rows) == [["1", "−2"], ["0.5", "4"]]
+    for k in range(len(lesson)):
+        scrub(tab, k)
+        assert not tab.errors
+
+
 def test_a_wrong_and_a_right_answer(tab: chromium.Tab, tmp_path: Path) -> None:
     lesson = ag.steps(example())
     opened(tab, lesson, tmp_path, quiz=True)

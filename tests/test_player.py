@@ -128,6 +128,15 @@ def test_the_screen_shows_the_card_and_what_is_known_so_far() -> None:
     assert re.search(r"›y = 5 +96  → .grad\n", plain(player))
 
 
+def test_updates_of_what_is_not_on_the_tape_are_shown_too() -> None:
+    other = ag.tensor(1.0, requires_grad=True, name="other")
+    other.grad = 2.0
+    out = example()
+    player = Player(ag.steps(out, optimizer=ag.optim.SGD([other], lr=0.5)))
+    press(player, "end")
+    assert "other is updated" in plain(player) and "other ← 1 - 1 = 0" in plain(player)
+
+
 # --- predict, then reveal -------------------------------------------------------------------------------------
 
 

@@ -316,6 +316,11 @@ def test_names_are_shown_as_they_are() -> None:
     assert "∂f/∂<b>&\\frac{λ}" in ag.steps(x * 2, of="f").text()
 
 
+def test_names_cannot_move_the_cursor_of_a_terminal() -> None:
+    x = ag.tensor(1.0, requires_grad=True, name="a\x1b[2J\nb")
+    assert "∂f/∂a�[2J�b" in ag.steps(x * 2, of="f").text()
+
+
 def test_long_arrays_are_told_by_their_shape() -> None:
     w = ag.tensor(np.ones((20, 30)), requires_grad=True)
     loss = functions["sum"](functions["tanh"](w))

@@ -26,8 +26,9 @@ from .formulas import (
     quantity,
     replaced,
     total,
-)  # fmt: skip
+)
 from .steps import ACCUMULATE, FORWARD, LOCAL, SEED, UPDATE, WRITE, Moment, Record, reached
+from .values import printable
 
 #: Factors of a chain that are written out; it starts with the derivative of the output by the value before them.
 LONGEST_CHAIN = 5
@@ -135,10 +136,10 @@ def chain_of(record: Record, k: int) -> list[int]:
     """The local derivatives that one path leads through to step k, back to the output or to where paths met."""
     steps = [k]
     while len(steps) < LONGEST_CHAIN - 1:
-        arrived = record.arrivals.get(record.moments[steps[0]].entry, [])
-        if len(arrived) != 1:
+        through = record.arrivals.get(record.moments[steps[0]].entry, [])
+        if len(through) != 1:
             break
-        steps.insert(0, arrived[0])
+        steps.insert(0, through[0])
     return steps
 
 
@@ -232,7 +233,7 @@ def _notes(record: Record, k: int) -> list[str]:
     if moment.kind == FORWARD and entry.op is not None:
         given = {a: v for a, v in entry.attrs.items() if not _equal(v, entry.op.attrs.get(a))}
         if given:
-            notes.append("With " + ", ".join(f"{a}={v!r:.60}" for a, v in given.items()) + ".")
+            notes.append("With " + ", ".join(f"{a}={' '.join(repr(v).split()):.60}" for a, v in given.items()) + ".")
     if moment.kind == LOCAL:
         places = [j for j, i in enumerate(entry.inputs) if i is reached(moment)]
         if len(places) > 1:
@@ -254,7 +255,8 @@ def _equal(a: Any, b: Any) -> bool:
 def _first_trouble(moment: Moment) -> bool:
     """Whether the step makes an infinity or NaN out of finite numbers."""
     read = [moment.came] if moment.came is not None else []
-    read += [i.value if isinstance(i, Entry) else i for i in moment.entry.inputs if moment.kind == FORWARD]
+    if moment.kind in (FORWARD, LOCAL):
+        read += [i.value if isinstance(i, Entry) else i for i in moment.entry.inputs]
     return not np.isfinite(moment.value).all() and all(np.isfinite(v).all() for v in read)
 
 
@@ -265,7 +267,7 @@ def source_of(entry: Entry) -> Source | None:
     line, last, start, end = span(entry.code, entry.lasti)
     line = line or entry.code.co_firstlineno
     file = entry.code.co_filename
-    text = linecache.getline(file, line).rstrip()
+    text = printable(linecache.getline(file, line).rstrip().replace("\t", " "))
     encoded = text.encode()
     first = len(encoded[:start].decode(errors="ignore")) if start is not None else 0
     final = len(encoded[:end].decode(errors="ignore")) if end is not None and last == line else len(text)

@@ -93,9 +93,25 @@ const mountLesson = (() => {
       const made = parsed.get(template).cloneNode(true);
       for (const place of made.querySelectorAll("[data-fill]")) {
         const fill = fills[place.dataset.fill];
-        place.textContent = typeof fill === "number" ? data.nodes[fill][0] : fill;
+        if (typeof fill === "number") place.textContent = data.nodes[fill][0];
+        else if (/^\[\[?[^[\]]+\]/.test(fill)) place.replaceWith(matrix(fill));
+        else place.textContent = fill;
       }
       return made;
+    };
+    const MATHML = "http://www.w3.org/1998/Math/MathML";
+    const math = (tag, ...parts) => {
+      const made = document.createElementNS(MATHML, tag);
+      made.append(...parts);
+      return made;
+    };
+    const matrix = (text) => {
+      const rows = text.slice(1, -1).split("]").map((row) => row.replace(/^[\s,[]+/, "")).filter((row) => row);
+      const cell = (number) => math("mtd", math("mn", minus(number.trim().replace(/\.$/, ""))));
+      const made = rows.map((row) => math("mtr", ...row.split(",").map(cell)));
+      const table = math("mtable", ...made);
+      table.setAttribute("class", "matrix");
+      return table;
     };
     const formulas = ([row, ...fills]) => data.rows[row].filter((t) => t >= 0).map((t) => formula(t, fills));
 

@@ -200,20 +200,9 @@ def write_page(lesson: Lesson, path: Path, quiz: bool = False) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it, such as {path / 'lesson.html'}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lesson-", suffix=".html")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".lesson-") as temporary:
+            made = Path(temporary) / path.name
+            made.write_text(content, "utf-8")
+            os.replace(made, path)
     except OSError as error:
-        raise type(error)(error.errno, f"{path} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        raise type(error)(error.errno, f"{path} cannot be written: {error.strerror}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise type(error)(f"{path} cannot be written: {error.strerror}") from None

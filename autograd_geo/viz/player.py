@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from .. import expr
+from .formulas import on_one_line
 from .steps import Lesson, Step
 from .text import COLORS, card_lines, paint, wants_color
 
@@ -63,7 +64,7 @@ class Player:
             self.playing = not self.playing and self.lesson.position < len(self.lesson) - 1
         elif key in ("home", "end"):
             self._go(0 if key == "home" else len(self.lesson) - 1)
-        elif key in "+=-_" and key:
+        elif key in ("+", "=", "-", "_"):
             self.pace = min(max(self.pace + (1 if key in "+=" else -1), 0), len(PACES) - 1)
         elif key == "g":
             self.target, self.playing = "", False
@@ -145,13 +146,14 @@ class Player:
         step = self.lesson.step
         lesson = self.lesson.goto(max(step.index - 1, 0)) if self.asking else self.lesson
         state, names = lesson.state, self.lesson.names
-        here = names.index(step.operand or step.name)
+        live = step.operand or step.name
+        here = names.index(live) if live in names else len(names)
         first = min(max(here - (room - 1) // 2, 0), max(len(names) - room + 1, 0))
         wide = max(map(len, names[first : first + room - 1]))
         lines = [paint(f" {'':{wide}}   {'value':<14} derivative of {names[-1]}", "2", colored)]
         for name in names[first : first + room - 1]:
             value, slope = (_short(m[name]) if name in m else "·" for m in (state.values, state.derivatives))
-            mark = "›" if name == (step.operand or step.name) else " "
+            mark = "›" if name == live else " "
             lines.append(f"{mark}{name:<{wide}} = {value:<14} {slope}" + ("  → .grad" if name in state.grads else ""))
         return lines
 
@@ -162,8 +164,6 @@ class Player:
 
 
 def _short(value: Any) -> str:
-    from .formulas import on_one_line
-
     text = on_one_line(value)
     return text if len(text) <= 14 else text[:13] + "…"
 

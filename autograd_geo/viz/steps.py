@@ -21,7 +21,7 @@ from ..backward import Accumulate, Local, Seed, events, seed_of
 from ..tape import ACTIVE, CONSTANT, CONSUMED, Entry, history, tape
 from ..tensor import Tensor, entry_of
 from ..value import Value, as_value, strong
-from .values import names
+from .values import names, printable
 
 if TYPE_CHECKING:
     from ..optim.optimizers import Optimizer
@@ -49,10 +49,10 @@ class Record:
 
     @cached_property
     def named(self) -> dict[Entry, str]:
-        """The name of each value, no two the same."""
-        named = names(self.output)
+        """The name of each value, no two the same; no character of them moves a cursor."""
+        named = {entry: printable(name) for entry, name in names(self.output).items()}
         for n, moment in enumerate(m for m in self.moments if m.kind == UPDATE and m.entry not in named):
-            named[moment.entry] = moment.entry.label or f"parameter {n}"
+            named[moment.entry] = printable(moment.entry.label or f"parameter {n}")
         return named
 
     @property
