@@ -17,7 +17,7 @@ import pytest
 
 import autograd_geo as ag
 from autograd_geo.op import functions
-from autograd_geo.viz.page import lesson_data, page
+from autograd_geo.viz.lesson_page import lesson_data, page
 from autograd_geo.viz.quiz import close, read
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import autograd_geo as ag
 from autograd_geo.viz import widget
-from autograd_geo.viz.page import asset, lesson_data
+from autograd_geo.viz.lesson_page import asset, lesson_data
 
 
 @pytest.fixture

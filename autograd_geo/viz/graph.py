@@ -60,10 +60,11 @@ def graph(output: Tensor, *, rankdir: str = "LR") -> Graph:
     named = names(last)
     cotangents, locals_ = _derivatives(last)
     for entry in history(last):
-        drawing.node(str(entry.number), _card(entry, last, named, cotangents.get(entry)))
+        drawing.node(str(entry.number), _card(entry, last, named, cotangents.get(entry)), id=f"v{entry.number}")
         for k, source in enumerate(entry.inputs):
             if isinstance(source, Entry):
-                drawing.edge(str(source.number), str(entry.number), label=locals_.get((entry, k), ""))
+                ends = f"v{source.number}-v{entry.number}"
+                drawing.edge(str(source.number), str(entry.number), label=locals_.get((entry, k), ""), id=ends)
             else:
                 draw_literal(drawing, f"{entry.number}.{k}", source)
                 drawing.edge(f"{entry.number}.{k}", str(entry.number))

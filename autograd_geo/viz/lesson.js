@@ -1,6 +1,6 @@
 "use strict";
 
-/* Shows a lesson in `root`; `data` is what page.py's lesson_data makes, `keys` where keys are listened for. */
+/* Shows a lesson in `root`; `data` is what lesson_page.py's lesson_data makes, `keys` where keys are listened for. */
 const mountLesson = (() => {
   const SKELETON = `
     <section class="picture" aria-label="Computation graph"><div class="drawing"></div></section>
@@ -126,10 +126,10 @@ const mountLesson = (() => {
       svg.setAttribute("aria-label", `Computation graph of ${data.top}`);
       const seen = new Map();
       for (const group of svg.querySelectorAll("g.node, g.edge")) {
-        const title = group.querySelector("title");
-        const [from, to] = title.textContent.split("->");
-        title.remove();
-        if (group.classList.contains("node") && data.nodes[from]) {
+        const [, from, to] = /^v(\d+)(?:-v(\d+))?$/.exec(group.id) || [];
+        group.querySelector("title")?.remove();
+        group.removeAttribute("id");
+        if (to === undefined && data.nodes[from]) {
           const slope = [...group.querySelectorAll("text")].find((t) => /^gradient/.test(t.textContent));
           boxes.set(Number(from), { group, slope });
         } else if (to !== undefined) {

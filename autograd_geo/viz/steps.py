@@ -237,7 +237,7 @@ class Lesson(Sequence[Step]):
 
         Raises OSError where the file cannot be written; one that is there stays as it is then.
         """
-        from .page import write_page
+        from .lesson_page import write_page
 
         write_page(self, Path(path), quiz)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from .page import asset, lesson_data
+from .lesson_page import asset, lesson_data
 from .steps import Lesson
 
 #: How a notebook shows it: `mountLesson` on the widget's model.

@@ -180,10 +180,10 @@ def asset(name: str) -> str:
 
 def page(lesson: Lesson, quiz: bool = False) -> str:
     """The lesson as a page with everything in it. Nothing but its own script can run there."""
-    script = asset("lesson.js") + asset("page.js")
+    script = asset("lesson.js") + asset("lesson_page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = json.dumps(lesson_data(lesson, quiz), ensure_ascii=False, separators=(",", ":"))
-    return Template(asset("page.html")).substitute(
+    return Template(asset("lesson_page.html")).substitute(
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; base-uri 'none'; "
         "form-action 'none'",
         title=html.escape(lesson.names[-1]),
