@@ -58,7 +58,7 @@ def main() -> None:
         call("python", "-m", "ruff", "check", ".")
         call("python", "-m", "ruff", "format", "--check", ".")
         call("python", "-m", "mypy")
-        call("python", "-m", "pytest", *(options or ["-q"]))
+        call("python", "-m", "pytest", *(options or ["-q", "--numprocesses=auto"]))
 
 
 if __name__ == "__main__":

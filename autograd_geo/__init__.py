@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from . import optim as optim
     from . import viz as viz
     from .compiler import compile as compile
+    from .diagnosis import diagnose as diagnose
     from .viz.graph import graph as graph
     from .viz.steps import steps as steps
 
@@ -39,9 +40,10 @@ __version__ = "0.1.0"
 _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
     "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "compile",
-    "custom", "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace",
-    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled", "steps",
-    "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES, *(name for name in _functions if name in globals()),
+    "custom", "diagnose", "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear",
+    "linspace", "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled",
+    "steps", "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES,
+    *(name for name in _functions if name in globals()),
 ]  # fmt: skip
 
 
@@ -55,6 +57,10 @@ def __getattr__(name: str) -> Any:
         from .compiler import compile
 
         return compile
+    if name == "diagnose":
+        from .diagnosis import diagnose
+
+        return diagnose
     raise AttributeError(f"autograd_geo has no attribute {name!r}")
 
 

@@ -69,7 +69,7 @@ def _recorded(outer: bool, order: Iterable[Entry], variables: set[Entry], since:
     return bool(mode() & TRACING) or (outer and _reaches_outside(order, variables, since))
 
 
-def _pull(
+def pulled(
     out: Tensor,
     seed: Any,
     variables: Sequence[Entry],
@@ -124,7 +124,7 @@ def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool
             raise ValueError(
                 f"grad: the function must return one number, it returned shape {value.shape}; see jacobian"
             )
-        found, traced = _pull(value, seed_of(value, None), variables, since, outer)
+        found, traced = pulled(value, seed_of(value, None), variables, since, outer)
         values = iter(found)
         gradients = tuple(fill(watched[n], values) for n in positions)
         gradient = gradients[0] if single else gradients
@@ -146,7 +146,7 @@ def grad(fn: Function, argnums: int | Sequence[int] = 0) -> Function:
     return wrapped
 
 
-def _joined(outputs: Sequence[Tensor]) -> Tensor:
+def joined(outputs: Sequence[Tensor]) -> Tensor:
     """Several outputs as one: its cotangent is the list of theirs."""
     if not outputs:
         return tensor(0.0)
@@ -190,8 +190,8 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
                 u.astype(t.dtype) if isinstance(u, Tensor) else constant(s)
                 for t, u, s in zip(outputs, given, seeds, strict=True)
             ]
-        found, _ = _pull(
-            _joined([outputs[k] for k in live]), [seeds[k] for k in live], variables, since, outer, True, traced
+        found, _ = pulled(
+            joined([outputs[k] for k in live]), [seeds[k] for k in live], variables, since, outer, True, traced
         )
         return tuple(fill(watched, iter(found)))
 
@@ -221,9 +221,9 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
         seed = tangent._value if isinstance(tangent, Tensor) else tangent
         if traced:
             back = functions["sum"](there * tangent)
-            (result,), _ = _pull(back, 1.0, [entry_of(cotangent)], since, True)
+            (result,), _ = pulled(back, 1.0, [entry_of(cotangent)], since, True)
             return result
-        (result,), _ = _pull(there, seed, [entry_of(cotangent)], since, False)
+        (result,), _ = pulled(there, seed, [entry_of(cotangent)], since, False)
     return result._value
 
 

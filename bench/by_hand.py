@@ -52,6 +52,17 @@ def lecture_step(p: Any, m: Any, v: Any, t: float, x: Any, y: Any) -> float:
     return loss
 
 
+@fast
+def lecture_epoch(p: Any, m: Any, v: Any, t: int, x: Any, y: Any, order: Any, size: int) -> float:
+    """Steps over batches of `size` rows, in this order, after `t` steps before; the sum of their losses."""
+    total, rows, targets = 0.0, np.empty((size, 1)), np.empty((size, 1))
+    for batch in range(len(order) // size):
+        for k in range(size):
+            rows[k, 0], targets[k, 0] = x[order[batch * size + k], 0], y[order[batch * size + k], 0]
+        total += lecture_step(p, m, v, float(t + batch + 1), rows, targets)
+    return total
+
+
 # --- element by element ---------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,18 @@ def jax_jit() -> Compiler:
             value, state = compiled(state, *data)
             return value.block_until_ready()
 
+        def scanned(x: Any, y: Any, size: int) -> Callable[[Any], None]:
+            """What runs an epoch in an order of rows as one loop."""
+            loop = jax.jit(lambda state, xs: jax.lax.scan(lambda s, d: adam(s, *d)[::-1], state, xs), donate_argnums=0)
+
+            def epoch(rows: Any) -> None:
+                nonlocal state
+                state, losses = loop(state, (x[rows].reshape(-1, size, 1), y[rows].reshape(-1, size, 1)))
+                losses.block_until_ready()
+
+            return epoch
+
+        step.scanned = scanned  # type: ignore[attr-defined]
         return step, lambda: state[0]
 
     def loop(body: Callable[[Any, Any], Any], state: Any, xs: Sequence[float]) -> Any:
@@ -226,6 +238,74 @@ def lecture_network(name: str) -> Work:
         return ((_network(compiler, parameters, x) - y) ** 2).mean()
 
     return _trained(*compiler.training(loss, values, "Adam"), [compiler.constant(v) for v in data])
+
+
+def lecture_fit(name: str, steps: int = 2000) -> Work:
+    """The same inside a training loop over shuffled batches; time is per step, of the last of three epochs."""
+    values, order = initial((1, 3, 1), "float64"), _orders(5 * steps, 3)
+    x = np.random.default_rng(2).uniform(-1, 1, (5 * steps, 1))
+    y = np.sin(3 * x)
+
+    def adam() -> tuple[Callable[[Any], Any], Callable[[], Sequence[Any]]]:
+        """What runs an epoch in an order of rows, and the parameters after it."""
+        if name == BY_HAND:
+            kernel, t = _by_hand().lecture_epoch, 0
+            flat, first, second = np.concatenate([v.ravel() for v in values]), np.zeros(10), np.zeros(10)
+
+            def epoch(rows: Any) -> None:
+                nonlocal t
+                kernel(flat, first, second, t, x, y, rows, 5)
+                t += steps
+
+            ends = np.cumsum([v.size for v in values])[:-1]
+            return epoch, lambda: [p.reshape(v.shape) for p, v in zip(np.split(flat, ends), values, strict=True)]
+        compiler = COMPILERS[name]()
+
+        def loss(parameters: Sequence[Any], x: Any, y: Any) -> Any:
+            return ((_network(compiler, parameters, x) - y) ** 2).mean()
+
+        step, parameters = compiler.training(loss, values, "Adam")
+        if name == SCAN:
+            return step.scanned(x, y, 5), parameters  # type: ignore[attr-defined]
+
+        def one_by_one(rows: Any) -> None:
+            for five in rows.reshape(-1, 5):
+                step(compiler.constant(x[five]), compiler.constant(y[five]))
+
+        return one_by_one, parameters
+
+    def run() -> tuple[float, Sequence[Any]]:
+        if name == OURS:
+            return _fitted(values, x, y)
+        epoch, parameters = adam()
+        for rows in order:
+            start = time.perf_counter()
+            epoch(rows)
+            seconds = time.perf_counter() - start
+        return seconds, parameters()
+
+    return Work(lambda: run()[0], lambda: run()[1], steps, own_clock=True)
+
+
+def _orders(rows: int, epochs: int) -> list[Any]:
+    from autograd_geo.data import DataLoader
+
+    loader = DataLoader(np.arange(rows), batch_size=5)
+    return [loader.order() for _ in range(epochs)]
+
+
+def _fitted(values: Sequence[Any], x: Any, y: Any) -> tuple[float, Sequence[Any]]:
+    import autograd_geo as ag
+
+    model = ag.nn.Sequential(ag.nn.Linear(1, 3), ag.nn.ReLU(), ag.nn.Linear(3, 1))
+    for p, v in zip(model.parameters(), values, strict=True):
+        p.assign(v)
+    ends: list[float] = []
+    ag.optim.fit(
+        model, ag.optim.Adam(model.parameters(), lr=0.01), ag.nn.mse_loss, (x, y), epochs=3, batch_size=5,
+        callback=lambda history: ends.append(time.perf_counter()), compile=True,
+    )  # fmt: skip
+    return ends[-1] - ends[-2], [p.numpy() for p in model.parameters()]
 
 
 def classifier(name: str) -> Work:
@@ -380,6 +460,11 @@ ROWS = [
     Row(
         "lecture", "1-3-1, batch 5, Adam step",
         _contestants(lecture_network, OURS, JAX, TORCH, BY_HAND), [at_least(8, JAX)],
+    ),
+    Row(
+        "fit", "1-3-1, batch 5, Adam, inside a training loop over 2,000 batches, each",
+        _contestants(lecture_fit, OURS, SCAN, TORCH, BY_HAND),
+        [at_least(50, SCAN), at_least(1000, TORCH), ours_at_most(2, BY_HAND)],
     ),
     Row(
         "classifier", "784-256-128-10, batch 128, float32, SGD step",

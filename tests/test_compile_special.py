@@ -15,7 +15,6 @@ from test_ops import calls, differentiable, scalar_of
 import autograd_geo as ag
 from autograd_geo.op import Op, registry
 
-OPS = [pytest.param(op, id=name) for name, op in registry.items()]
 #: Which of two equal zeros NumPy's maximum takes differs from processor to processor.
 _EITHER_ZERO = {"maximum", "minimum", "relu", "clip"}
 
@@ -60,26 +59,55 @@ def agree(found: Any, expected: Any, where: Any, zeros: bool, rtol: float, atol:
     assert not wrong.any(), f"{where(wrong)}: {found[wrong][:9]}, not {expected[wrong][:9]}"
 
 
+class Call:
+    """One op at special numbers: its value and, as a function of the inputs that gradients flow to, its gradient."""
+
+    def __init__(self, op: Op, args: list[Any], attrs: dict[str, Any]) -> None:
+        self.op, self.args, self.attrs = op, args, attrs
+        active = differentiable(op, len(args))
+        self.fn = scalar_of(op, args, attrs, active)
+        self.given = [args[k] for k in active]
+        self.zeros = (op.family == "pointwise" or op.moves) and op.name not in _EITHER_ZERO
+
+    def __call__(self, *xs: Any) -> list[Any]:
+        if not xs:
+            return [self.fn()]
+        return [self.fn(*xs), *ag.grad(lambda *xs: self.fn(*xs).sum(), tuple(range(len(xs))))(*xs)]
+
+    def check(self, found: Any, dtype: Any) -> None:
+        """Compare results with those of eager code."""
+        rtol = 1e-12 if dtype == np.float64 else 1e-5
+        atol = 2 * np.finfo(dtype).smallest_subnormal if self.op.family == "pointwise" else rtol  # differences of sums
+
+        def where(wrong: Any) -> str:
+            args = [a[wrong][:9] if np.shape(a) == wrong.shape else a for a in self.args]
+            return f"{self.op.name} of {args}, {self.attrs}"
+
+        for k, (f, e) in enumerate(zip(found, self(*map(ag.tensor, self.given)), strict=True)):
+            agree(f, e, where, self.zeros and k == 0, rtol, atol)
+
+
+POINTWISE = [op for op in registry.values() if op.family == "pointwise"]
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("op", OPS)
-def test_special_values(op: Op, dtype: Any) -> None:
-    rtol = 1e-12 if dtype == np.float64 else 1e-5
-    atol = 2 * np.finfo(dtype).smallest_subnormal if op.family == "pointwise" else rtol  # differences of sums
-    zeros = (op.family == "pointwise" or op.moves) and op.name not in _EITHER_ZERO
-    for args, attrs in special(op, dtype):
-        active = differentiable(op, len(args))
-        fn = scalar_of(op, args, attrs, active)
-        xs = [args[k] for k in active]
+@pytest.mark.parametrize("first", range(0, len(POINTWISE), 8))
+def test_special_values_of_pointwise_ops(first: int, dtype: Any) -> None:
+    """Several ops in one function: kernels take long to compile."""
+    several = [Call(op, *case) for op in POINTWISE[first : first + 8] for case in special(op, dtype)]
+    results = replayed(lambda given: [call(*xs) for call, xs in zip(several, given, strict=True)],
+                       [call.given for call in several])  # fmt: skip
+    for call, found in zip(several, results, strict=True):
+        call.check(found, dtype)
 
-        def where(wrong: Any, args: Any = args, attrs: Any = attrs) -> str:
-            return f"{op.name} of {[a[wrong][:9] if np.shape(a) == wrong.shape else a for a in args]}, {attrs}"
 
-        agree(replayed(fn, *xs), fn(*map(ag.tensor, xs)), where, zeros, rtol, atol)
-        if active:
-            gradient = ag.grad(lambda *xs, fn=fn: fn(*xs).sum(), tuple(range(len(xs))))
-            for found, expected in zip(replayed(gradient, *xs), gradient(*map(ag.tensor, xs)), strict=True):
-                agree(found, expected, where, False, rtol, atol)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("op", [op for op in registry.values() if op.family != "pointwise"], ids=lambda op: op.name)
+def test_special_values(op: Op) -> None:
+    for case in special(op, np.float64):
+        call = Call(op, *case)
+        call.check(replayed(call, *call.given), np.float64)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

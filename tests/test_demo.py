@@ -14,7 +14,7 @@ import pytest
 
 from autograd_geo import data
 from autograd_geo.cli import main
-from autograd_geo.demo import porosity
+from autograd_geo.demo import porosity, wave
 from autograd_geo.demo.lessons import chain_rule, worked_network, worked_network_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +93,17 @@ def test_real_wells_median_of_the_lecture_network() -> None:
     assert test == pytest.approx(0.2419, abs=0.03)
 
 
+def test_a_wave_finds_the_velocity_it_passed_through() -> None:
+    found = wave.invert()
+    assert len(found.misfits) == 300
+    assert found.misfits[-1] < 1e-3 * found.misfits[0]
+    assert found.error < 40  # m/s; 150 at first
+    assert "times faster" in wave.inversion_text(found)
+    times = np.arange(400) * 1e-3
+    assert np.argmax(wave.ricker(20.0, times)) == 50  # one period after the start
+    assert abs(wave.ricker(20.0, times).sum()) < 1e-2
+
+
 def quick_study(*args: object, **kwargs: object) -> porosity.Study:
     """The study without its long training, for tests of what is around it."""
     s = porosity.prepare(*args[:4])  # type: ignore[arg-type]
@@ -130,12 +141,20 @@ def test_command_prints_everything_and_writes_the_report(tmp_path: Path, capsys:
         "linear regression",
         "A simple model wins",
         "100 x 100",
+        "600 time steps",
     ):
         assert part in text
-    assert sorted(p.name for p in out.iterdir()) == ["fit.png", "graph.svg", "loss.png", "map.png", "report.html"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "fit.png",
+        "graph.svg",
+        "loss.png",
+        "map.png",
+        "report.html",
+        "wave.png",
+    ]
     page = (out / "report.html").read_text("utf-8")
     assert "<svg" in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "$" not in re.sub(r"data:[^\"]*", "", page)
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
 
@@ -162,7 +181,7 @@ def test_report_opens_in_a_browser_without_a_network(tmp_path: Path) -> None:
          "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "probe.html").as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
-    assert re.search(r'data-seen="3 true 7 0 true"', dom), re.search(r'data-seen="[^"]*"', dom)
+    assert re.search(r'data-seen="4 true 7 0 true"', dom), re.search(r'data-seen="[^"]*"', dom)
 
 
 @pytest.mark.usefixtures("quick")

@@ -301,6 +301,22 @@ def test_checks_say_where_there_is_nothing_to_compare() -> None:
     assert told(functions["sqrt"], 1e-9).agrees
 
 
+def test_a_compiled_function_is_one_step() -> None:
+    pytest.importorskip("numba")
+    fast = ag.compile(lambda x: functions["sin"](x) * x)
+    x = ag.tensor([1.0, 2.0], requires_grad=True)
+    lesson = assert_ends_as_backward(functions["sum"](fast(x) ** 2), {"x": x})
+    checks = [s.card.check for s in lesson if s.kind == "local"]
+    assert [c.agrees for c in checks if c] == [True, True, None]
+    assert checks[-1] is not None and checks[-1].text == "this op cannot be evaluated at other points"
+
+
+def test_attributes_are_told_where_they_are_not_the_usual_ones() -> None:
+    w = ag.tensor(np.ones((2, 3)), requires_grad=True)
+    notes = [s.card.note for s in ag.steps(functions["sum"](functions["sum"](w, axis=1)))]
+    assert "With axis=1." in notes and not any("keepdims" in n for n in notes)
+
+
 def test_division_by_zero_is_seen_to_happen() -> None:
     x = ag.tensor(0.0, requires_grad=True)
     with np.errstate(all="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import time
 from collections.abc import Sequence
 from math import isfinite
@@ -17,7 +18,7 @@ from . import machine
 from .call import MISMATCH, Output
 from .function import Compiled, Recorded
 from .graph import Node
-from .machine import address_of, run
+from .machine import address_of
 
 load_b, load_d, load_f, load_l = (machine.LOADS[f"load_{char}"] for char in "bdfl")
 store_b, store_d, store_l = (machine.STORES[f"store_{char}"] for char in "bdl")
@@ -31,39 +32,47 @@ _TRIAL = 16
 _PROGRAM, _CHECK, _ALL, _LOSS, _DOUBLE, _TOTAL, _ORDER, _SIZE, _COUNT, _READS, _ARRAYS = range(11)
 
 
-def _run_batches(words: int, many: int) -> int:
-    """Run this many batches, adding loss times rows to the total; returns how many were run.
+def _loop(run: Any) -> Any:
+    """What runs batches by `run`, which runs kernels."""
 
-    It stops before a step whose loss is not finite, or that a value would lead elsewhere; that step changes nothing.
-    """
-    program, check, end = load_l(words, _PROGRAM, 0, 1), load_l(words, _CHECK, 0, 1), load_l(words, _ALL, 0, 1)
-    order, size, total = load_l(words, _ORDER, 0, 1), load_l(words, _SIZE, 0, 1), load_l(words, _TOTAL, 0, 1)
-    at, double, count = load_l(words, _LOSS, 0, 1), load_l(words, _DOUBLE, 0, 1), load_l(words, _COUNT, 0, 1)
-    for batch in range(many):
-        for k in range(count):
-            source, length = load_l(words, _ARRAYS + 3 * k, 0, 1), load_l(words, _ARRAYS + 3 * k + 1, 0, 1)
-            target = load_l(words, _ARRAYS + 3 * k + 2, 0, 1)
-            for row in range(size):
-                here = source + load_l(order, batch * size + row, 0, 1) * length
-                for i in range(length // 8):
-                    store_l(target, i, load_l(here, i, 0, 2), 1, 2)
-                for i in range(length // 8 * 8, length):
-                    store_b(target, i, load_b(here, i, 0, 2), 1, 2)
-                target += length
-        run(program, 0, check)
-        reads = words + 8 * (_ARRAYS + 3 * count)
-        for k in range(load_l(words, _READS, 0, 1)):
-            if load_b(load_l(reads, 2 * k, 0, 1), 0, 0, 1) != load_l(reads, 2 * k + 1, 0, 1):
+    def run_batches(words: int, many: int) -> int:
+        """Run this many batches, adding loss times rows to the total; returns how many were run.
+
+        It stops before a step whose loss is not finite, or that a value would lead elsewhere: that changes nothing.
+        """
+        program, check, end = load_l(words, _PROGRAM, 0, 1), load_l(words, _CHECK, 0, 1), load_l(words, _ALL, 0, 1)
+        order, size, total = load_l(words, _ORDER, 0, 1), load_l(words, _SIZE, 0, 1), load_l(words, _TOTAL, 0, 1)
+        at, double, count = load_l(words, _LOSS, 0, 1), load_l(words, _DOUBLE, 0, 1), load_l(words, _COUNT, 0, 1)
+        for batch in range(many):
+            for k in range(count):
+                source, length = load_l(words, _ARRAYS + 3 * k, 0, 1), load_l(words, _ARRAYS + 3 * k + 1, 0, 1)
+                target = load_l(words, _ARRAYS + 3 * k + 2, 0, 1)
+                for row in range(size):
+                    here = source + load_l(order, batch * size + row, 0, 1) * length
+                    for i in range(length // 8):
+                        store_l(target, i, load_l(here, i, 0, 2), 1, 2)
+                    for i in range(length // 8 * 8, length):
+                        store_b(target, i, load_b(here, i, 0, 2), 1, 2)
+                    target += length
+            run(program, 0, check)
+            reads = words + 8 * (_ARRAYS + 3 * count)
+            for k in range(load_l(words, _READS, 0, 1)):
+                if load_b(load_l(reads, 2 * k, 0, 1), 0, 0, 1) != load_l(reads, 2 * k + 1, 0, 1):
+                    return batch
+            loss = load_d(at, 0, 0, 1) if double else float(load_f(at, 0, 0, 1))
+            if not isfinite(loss):
                 return batch
-        loss = load_d(at, 0, 0, 1) if double else float(load_f(at, 0, 0, 1))
-        if not isfinite(loss):
-            return batch
-        run(program, check, end)
-        store_d(total, 0, load_d(total, 0, 0, 1) + loss * size, 0, 1)
-    return many
+            run(program, check, end)
+            store_d(total, 0, load_d(total, 0, 0, 1) + loss * size, 0, 1)
+        return many
+
+    return run_batches
 
 
-_native = machine.compiled(types.int64(types.int64, types.int64), _run_batches)
+@functools.cache
+def _native(in_threads: bool) -> Any:
+    run = machine.run_in_threads() if in_threads else machine.run
+    return machine.compiled(types.int64(types.int64, types.int64), _loop(run))
 
 
 class Done(NamedTuple):
@@ -101,9 +110,11 @@ class Batches:
         words = self._words(recorded, loss, order)
         self._total[0], done = 0.0, 0
 
+        native = _native(recorded.program.divided and machine.has_threads())
+
         def execute() -> None:
             nonlocal done
-            done = _native(address_of(words), many)
+            done = native(address_of(words), many)
 
         start = time.perf_counter()
         if recorded.call(mode(), tuple(self._rows), {}, execute, lambda: done > 0) is MISMATCH:

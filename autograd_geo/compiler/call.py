@@ -105,6 +105,7 @@ class _Writer:
             "put": memory.put, "own_value": memory.own_value, "own_gradient": memory.own_gradient,
             "own_slot": memory.own_slot, "pack": program.pack, "unpack": program.unpack, "run": program.execute,
             "look": program.look, "commit": program.commit,
+            "program": program,  # whose memory kernels use
         }  # fmt: skip
         exec(compile(text, name, "exec"), scope)
         return scope["call"]  # type: ignore[no-any-return]
@@ -155,13 +156,13 @@ class _Writer:
         self._leaves = count()
         self._branches = count()
         self._tensors: dict[int, str] = {}
+        self._changed = [c.of.place.template for c in self.outline.changes if isinstance(c.of, Held)]
         for k, x in enumerate(args):
             self._branch(f"args[{k}]", x)
         for key, x in kwargs.items():
             self._branch(f"kwargs[{key!r}]", x)
         # One tensor given twice is one to the function, which may write into it.
-        changed = [c.of.place.template for c in self.outline.changes if isinstance(c.of, Held)]
-        if len(self._tensors) > 1 and any(name in changed for name in self._tensors.values()):
+        if len(self._tensors) > 1 and any(name in self._changed for name in self._tensors.values()):
             ids = ", ".join(f"id({name})" for name in self._tensors.values())
             self._mismatch_unless(f"len({{{ids}}}) == {len(self._tensors)}")
 
@@ -194,9 +195,11 @@ class _Writer:
             first = self._tensors.setdefault(id(x), name)
             if first != name:
                 return f"{name} is {first}"
-            if x.requires_grad:  # gradients are written to leaves, so that a recording holds for these leaves
+            if x.requires_grad and name in self._changed:  # what is written to a leaf is written to this leaf
                 return f"{name} is {self.bind(x)}"
             plain = f"isinstance({name}, Tensor) and ({name}._entry is None or {name}._entry.state <= 0)"
+            if x.requires_grad:
+                plain = f"isinstance({name}, Tensor) and {name}._entry is not None and {name}._entry.state > 0"
             if any(place.mentions(name) for place in self.places):
                 return plain
             return f"{plain} and {name}.shape == {x.shape} and {name}.dtype == {self.bind(x.dtype)}"

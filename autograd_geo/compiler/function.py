@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from ..tape import ACTIVE, TRACING, Entry, mode, set_grad_enabled, tape, traced_by
-from ..tensor import Tensor, wrap
+from ..tape import ACTIVE, TRACING, Entry, describe, mode, set_grad_enabled, tape, traced_by
+from ..tensor import Tensor, entry_of, wrap
 from ..tree import leaves, map_leaves
 from ..value import from_user
 from .call import MISMATCH, Outline, Output, write_call
+from .differentiable import Pullback
 from .errors import CompileError
 from .explain import Explanation, explain, source
 from .graph import Graph
-from .outside import guards_of
+from .outside import Conditions
 from .places import argument
 from .program import Program
-from .trace import Tracer
+from .trace import Change, Held, Tracer
 
 if TYPE_CHECKING:
     from .. import viz
@@ -41,6 +44,7 @@ class Recorded:
     program: Program
     outline: Outline
     call: Callable[..., Any]
+    pullback: Pullback | None = None  # where results require a gradient
 
 
 class Compiled(Generic[P, R]):
@@ -64,8 +68,11 @@ class Compiled(Generic[P, R]):
                     if recorded is not self._recordings[0]:
                         self._recordings.remove(recorded)
                         self._recordings.insert(0, recorded)
+                    if recorded.pullback is not None:
+                        return recorded.pullback.attach(result, args, kwargs)  # type: ignore[no-any-return]
                     return result  # type: ignore[no-any-return]
-            return self._first_call(args, kwargs)
+            with _collector_paused():
+                return self._first_call(args, kwargs)
 
     @property
     def recorded(self) -> tuple[Recorded, ...]:
@@ -125,9 +132,26 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
 
     It is recorded when it is first called with arguments of new shapes or dtypes: Python runs it once, and every op
     (forward, backward, updates in place) becomes part of a program of kernels that later calls run. Arguments are
-    tensors, arrays, numbers, modules and nested lists, tuples and dicts of them.
+    tensors, arrays, numbers, modules and nested lists, tuples and dicts of them. Where Python reads a value, the other
+    branch is recorded when it is first taken; what a function prints, it prints while it is recorded only.
+
+    A result that requires a gradient is on the tape: `backward()` and transforms go through it once, to what it was
+    computed from. Raises CompileError, a TypeError, for a function that would not do the same in each call: one that
+    assigns to a variable outside, or writes into an array that it was given.
     """
     return fn if isinstance(fn, Compiled) else Compiled(fn)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No collection of cycles: a recording makes many objects, and keeps them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _is_numeric(x: Any) -> bool:
@@ -148,14 +172,28 @@ def _reaches_leaf(t: Tensor) -> bool:
         return False
 
 
+def _refuse_changes(fn: Callable[..., Any], changes: Sequence[Change], differentiable: bool) -> None:
+    """Raise CompileError for changes that a later call could not make as an uncompiled one does."""
+    for change in changes:
+        owner = change.of.owner if isinstance(change.of, Held) else None
+        if differentiable or (owner is not None and not owner.is_leaf):
+            what = "" if owner is None else f" {change.kind} of {describe(entry_of(owner))}"
+            raise CompileError(
+                f"compile: {fn.__qualname__} changes{what or ' state outside'} and "
+                + ("returns what requires a gradient" if differentiable else "got it as recorded outside")
+                + "; differentiate inside the function (a step that calls backward()), or detach what it returns"
+            )
+
+
 def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Recorded]:
     """Run a function once under a tracer, and make its program."""
     tracer = Tracer()
     numbers = count()
-    conditions = guards_of(fn)
+    conditions = Conditions()
+    conditions.add(fn)
     for k, x in enumerate(leaves((args, kwargs))):
         if not _is_numeric(x):
-            conditions += guards_of(x, argument(k))
+            conditions.add(x, argument(k))
 
     def watched(x: Any) -> Any:
         k = next(numbers)
@@ -183,23 +221,28 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         with traced_by(tracer):
             passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
             result = fn(*passed_args, **passed_kwargs)
-        for t in leaves(result):
-            if isinstance(t, Tensor) and t.requires_grad and not tracer.place_of(t) and _reaches_leaf(t):
-                raise CompileError(
-                    f"compile: the result of {fn.__qualname__} requires a gradient, but what a compiled function "
-                    "returns is not on a tape. Differentiate inside it (ag.compile(ag.value_and_grad(loss)), or a step "
-                    "that calls backward()), or call it under ag.no_grad()"
-                )
+        differentiable = {
+            k: t for k, t in enumerate(leaves(result))
+            if isinstance(t, Tensor) and t.requires_grad and not tracer.place_of(t) and _reaches_leaf(t)
+        }  # fmt: skip
         with traced_by(tracer), set_grad_enabled(False):
             returned, nested = map_leaves(finished, result), map_leaves(outlined, result)
             reads = [(read, output(read.entry)) for read in tracer.reads]
             changes = tracer.effects()
             updates = [(output(c.after), c.before) for c in changes if c.after is not None]
-        program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
+        _refuse_changes(fn, changes, bool(differentiable))
+        unchanged = [place for array, place in conditions.arrays if not tracer.takes(array)]
         outline = Outline(
-            args, kwargs, now, [*conditions, *tracer.guards], list(tracer.inputs.values()), nested, reads, changes
-        )
-        return returned, Recorded(program, outline, write_call(program, outline))
+            args, kwargs, now, [*conditions.places, *unchanged, *tracer.guards], list(tracer.inputs.values()), nested,
+            reads, changes,
+        )  # fmt: skip
+        program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
+        recorded = Recorded(program, outline, write_call(program, outline))
+        if differentiable:
+            with traced_by(tracer):
+                recorded.pullback = Pullback(tracer, differentiable, fn.__qualname__)
+            returned = recorded.pullback.attach(returned, args, kwargs)
+        return returned, recorded
     finally:
         tracer.close()
 

@@ -24,11 +24,11 @@ from math import inf, nan
 from numba import boolean as b1, cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, int32 as i4, int64 as i8
 from numba import uint8 as u1, uint16 as u2, uint32 as u4, uint64 as u8
 from autograd_geo.compiler import vector_math as vm
-from autograd_geo.compiler.machine import SIGNATURE, add_in_any_order, larger, or_nan, select, smaller
+from autograd_geo.compiler.machine import PART_SIGNATURE, SIGNATURE, add_in_any_order, larger, or_nan, select, smaller
 from autograd_geo.compiler.machine import {", ".join([*machine.LOADS, *machine.STORES])}
 
 
-@cfunc(SIGNATURE, cache=CACHE, fastmath={{"contract"}}, error_model="numpy")
+@cfunc(KIND, cache=CACHE, fastmath={{"contract"}}, error_model="numpy")
 """
 
 
@@ -46,7 +46,7 @@ _lock = threading.Lock()
 
 
 def kernel(source: str) -> Kernel:
-    """The kernel of this source, `def kernel(a, o): ...`."""
+    """The kernel of this source, `def kernel(a, o): ...` or `def kernel(a, o, lo, hi, chunk): ...`."""
     found = _kernels.get(source)
     if found is None:
         with _lock:
@@ -64,14 +64,50 @@ def _load(source: str) -> Any:
     folder = directory()
     if folder is not None:
         path = folder / f"{name}.py"
-        try:
-            _write_once(path, _HEAD.replace("CACHE", "True") + source)
-            return _module(name, path).kernel
-        except OSError as error:
-            _warn_once(str(error))
+        for _ in range(2):
+            try:
+                return _kept(name, path, _module_text(source, True))
+            except OSError as error:
+                _warn_once(str(error))
+                break
+            except Exception:  # something else has written into its files
+                _discard(path)
     scope: dict[str, Any] = {"__name__": name}
-    exec(compile(_HEAD.replace("CACHE", "False") + source, f"<autograd_geo {name}>", "exec"), scope)
+    exec(compile(_module_text(source, False), f"<autograd_geo {name}>", "exec"), scope)
     return scope["kernel"]
+
+
+def _kept(name: str, path: Path, text: str) -> Any:
+    """A kernel from its files, which are made if they are not there, or not as they were written."""
+    note = path.with_suffix(".sha256")
+    if not note.exists() or note.read_bytes() != _digest(path):
+        _discard(path)
+    _write_once(path, text.encode())
+    function = _module(name, path).kernel
+    _write_once(note, _digest(path))
+    return function
+
+
+def _compiled_files(path: Path) -> list[Path]:
+    return sorted((path.parent / "__pycache__").glob(f"{path.stem}.*.nb[ic]"))
+
+
+def _digest(path: Path) -> bytes:
+    """What stands for the contents of what was compiled: it is native code, and would run whatever it became."""
+    digest = hashlib.sha256()
+    for file in _compiled_files(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest().encode()
+
+
+def _discard(path: Path) -> None:
+    for file in (path, path.with_suffix(".sha256"), *_compiled_files(path)):
+        file.unlink(missing_ok=True)
+
+
+def _module_text(source: str, cache: bool) -> str:
+    kind = "SIGNATURE" if source.startswith("def kernel(a, o):") else "PART_SIGNATURE"
+    return _HEAD.replace("CACHE", str(cache)).replace("KIND", kind) + source
 
 
 def _module(name: str, path: Path) -> ModuleType:
@@ -87,14 +123,14 @@ def _module(name: str, path: Path) -> ModuleType:
     return module
 
 
-def _write_once(path: Path, text: str) -> None:
+def _write_once(path: Path, content: bytes) -> None:
     """Write a file unless it is there; another process may do so at the same time."""
-    if path.exists() and path.read_text("utf-8") == text:
+    if path.exists() and path.read_bytes() == content:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -103,7 +139,10 @@ def _write_once(path: Path, text: str) -> None:
 
 @functools.cache
 def directory() -> Path | None:
-    """Where kernels are kept: AUTOGRAD_GEO_CACHE_DIR, else the platform's folder for caches; None if unwritable."""
+    """Where kernels are kept: AUTOGRAD_GEO_CACHE_DIR, else the platform's folder for caches.
+
+    None if it cannot be written, or if others can: they could put code there that would run here.
+    """
     chosen = os.environ.get("AUTOGRAD_GEO_CACHE_DIR")
     if chosen is None:
         from platformdirs import user_cache_dir
@@ -111,7 +150,10 @@ def directory() -> Path | None:
         chosen = user_cache_dir("autograd_geo", appauthor=False)
     folder = Path(chosen) / "kernels"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+            raise PermissionError(f"{folder} belongs to another user, or others may write there")
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:

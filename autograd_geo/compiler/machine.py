@@ -6,12 +6,16 @@ tell LLVM that different operands don't overlap, or it would have to check that 
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import njit, prange
 from numba.extending import intrinsic
 
 # Numba's typed parts call untyped ones.
@@ -25,6 +29,8 @@ NUMBA_TYPES: dict[str, Any] = {
 }  # fmt: skip
 #: What a kernel is called with: the addresses of buffers, the numbers of its operands.
 SIGNATURE = types.void(types.CPointer(types.int64), types.CPointer(types.int32))
+#: The same, for a kernel that is called for a part of a range: from where to where, the number of the part.
+PART_SIGNATURE = types.void(*SIGNATURE.args, types.int64, types.int64, types.int64)
 
 
 def _memory_type(char: str) -> ir.Type:
@@ -145,35 +151,109 @@ def or_nan(typingctx: Any, found: Any, x: Any) -> Any:
     return types.boolean(types.boolean, types.unliteral(x)), code
 
 
-@_intrinsic
-def _call(typingctx: Any, kernel: Any, addresses: Any, operands: Any) -> Any:
+def _caller(count: int) -> Any:
+    """What calls a kernel with addresses, operands, and `count` more numbers."""
+
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        a, o = (builder.inttoptr(x, ir.IntType(bits).as_pointer()) for x, bits in zip(args[1:], (64, 32), strict=True))
-        kind = ir.FunctionType(ir.VoidType(), [a.type, o.type])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [a, o])
+        pointers = zip(args[1:3], (64, 32), strict=True)
+        given = [builder.inttoptr(x, ir.IntType(bits).as_pointer()) for x, bits in pointers] + list(args[3:])
+        kind = ir.FunctionType(ir.VoidType(), [x.type for x in given])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64), code
+    signature = types.void(*[types.int64] * (3 + count))
+    if count:
+        return _intrinsic(lambda typingctx, kernel, a, o, lo, hi, chunk: (signature, code))
+    return _intrinsic(lambda typingctx, kernel, a, o: (signature, code))
 
 
-def compiled(signature: Any, function: Any) -> Any:
+_call, _call_part = _caller(0), _caller(3)
+
+
+def compiled(signature: Any, function: Any, **how: Any) -> Any:
     """A function of the library in native code, kept on disk beside its module where that can be written."""
     try:
-        return njit(signature, cache=True, nogil=True)(function)
+        return njit(signature, cache=True, nogil=True, **how)(function)
     except RuntimeError:  # no folder to keep it in
-        return njit(signature, nogil=True)(function)
+        return njit(signature, nogil=True, **how)(function)
 
 
-def _run(program: int, first: int, last: int) -> None:
-    """Call kernels `first` to `last` of a program: a table of where its addresses, kernels, operands and starts are."""
-    addresses, kernels = load_l(program, 0, 0, 1), load_l(program, 1, 0, 1)  # type: ignore[name-defined]  # noqa: F821
-    operands, starts = load_l(program, 2, 0, 1), load_l(program, 3, 0, 1)  # type: ignore[name-defined]  # noqa: F821
-    for k in range(first, last):
-        start = load_i(starts, k, 0, 1)  # type: ignore[name-defined]  # noqa: F821
-        _call(load_l(kernels, k, 0, 1), addresses, operands + 4 * start)  # type: ignore[name-defined]  # noqa: F821
+def program_table(
+    addresses: np.ndarray[Any, Any], kernels: Sequence[int], operands: Sequence[int], starts: Sequence[int],
+    divided: Sequence[int],
+) -> list[np.ndarray[Any, Any]]:  # fmt: skip
+    """The arrays of a program, and a table of where they are, which `run` is told the address of.
+
+    `divided` has, for each kernel, the number of chunks it is called for and the range that they divide, or zeros.
+    """
+    arrays: list[Any] = [addresses, np.array(kernels, np.int64), np.array(operands, np.int32)]
+    arrays += [np.array(starts, np.int32), np.array(divided, np.int64)]
+    return [*arrays, np.array([address_of(a) for a in arrays], np.int64)]
 
 
-run = compiled(types.void(types.int64, types.int64, types.int64), _run)
+def _loop(chunks: Any) -> Any:
+    def run(program: int, first: int, last: int) -> None:
+        """Call kernels `first` to `last` of a program, which is the address of its table."""
+        addresses, kernels = load_l(program, 0, 0, 1), load_l(program, 1, 0, 1)
+        operands, starts = load_l(program, 2, 0, 1), load_l(program, 3, 0, 1)
+        divided = load_l(program, 4, 0, 1)
+        for k in range(first, last):
+            kernel, o = load_l(kernels, k, 0, 1), operands + 4 * load_i(starts, k, 0, 1)
+            count = load_l(divided, 2 * k, 0, 1)
+            if count:
+                chunks(kernel, addresses, o, load_l(divided, 2 * k + 1, 0, 1), count)
+                _call_part(kernel, addresses, o, 0, 0, -1)
+            else:
+                _call(kernel, addresses, o)
+
+    return run
+
+
+def _chunk_after_chunk(kernel: int, addresses: int, operands: int, extent: int, count: int) -> None:
+    for chunk in range(count):
+        _call_part(kernel, addresses, operands, chunk * extent // count, (chunk + 1) * extent // count, chunk)
+
+
+def _chunks_in_threads(kernel: int, addresses: int, operands: int, extent: int, count: int) -> None:
+    for chunk in prange(count):
+        _call_part(kernel, addresses, operands, chunk * extent // count, (chunk + 1) * extent // count, chunk)
+
+
+load_i, load_l = LOADS["load_i"], LOADS["load_l"]
+_RUN, _CHUNKS = types.void(*[types.int64] * 3), types.void(*[types.int64] * 5)
+#: Runs kernels of a program one after the other.
+run = compiled(_RUN, _loop(njit(_CHUNKS, inline="always")(_chunk_after_chunk)))
+
+
+@functools.cache
+def run_in_threads() -> Any:
+    """As `run`, but threads share the chunks of a kernel; made when first used, as that takes a second."""
+    return compiled(_RUN, _loop(compiled(_CHUNKS, _chunks_in_threads, parallel=True)))
+
+
+# Numba's threads serve one caller at a time, and do not live on in a process that was forked.
+_threads = threading.Lock()
+_forked: list[bool] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
+
+
+def has_threads() -> bool:
+    """Whether there are threads to share chunks."""
+    return numba.get_num_threads() > 1 and not _forked
+
+
+def runner(divided: bool) -> Callable[[int, int, int], None]:
+    """What runs kernels of a program, some of them in chunks if `divided`."""
+
+    def shared(program: int, first: int, last: int) -> None:
+        if has_threads():
+            with _threads:
+                run_in_threads()(program, first, last)
+        else:
+            run(program, first, last)
+
+    return shared if divided else run
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -18,26 +19,35 @@ from .errors import CompileError
 from .places import Place
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
-#: Arrays up to this size are compared element by element, for NumPy code that makes other arrays of them.
+#: Arrays up to this size are always compared; larger ones unless ops take them as they are, as inputs.
 SMALL_ARRAY = 4096
 _ABSENT = object()
 
 
-def guards_of(x: Any, place: Place | None = None) -> list[Place]:
-    """Conditions under which a recording that uses `x` holds: what it reads is equal, or the object that it was.
+@dataclass(slots=True)
+class Conditions:
+    """Under which a recording holds: what it reads is equal, or the object that it was.
 
-    `place` is where `x` itself is found. Raises CompileError where a function assigns to a global or to a variable of
-    an enclosing function: only the recording would do that.
+    `arrays` are large arrays with the condition that they are unchanged, for NumPy code that makes others of them.
     """
-    found: list[Place] = []
-    if place is None:
-        _visit_function(x, found, set())
-    else:
-        _visit(place, x, found, set())
-    return found
+
+    places: list[Place] = field(default_factory=list)
+    arrays: list[tuple[np.ndarray[Any, Any], Place]] = field(default_factory=list)
+    _seen: set[int] = field(default_factory=set)
+
+    def add(self, x: Any, place: Place | None = None) -> None:
+        """Add what a recording that uses `x` depends on; `place` is where `x` itself is found.
+
+        Raises CompileError where a function assigns to a global or to a variable of an enclosing function: only the
+        recording would do that.
+        """
+        if place is None:
+            _visit_function(x, self, self._seen)
+        else:
+            _visit(place, x, self, self._seen)
 
 
-def _visit_function(fn: Any, found: list[Place], seen: set[int]) -> None:
+def _visit_function(fn: Any, found: Conditions, seen: set[int]) -> None:
     if isinstance(fn, MethodType):
         _visit(Place("{0}.__self__", fn), fn.__self__, found, seen)
         fn = fn.__func__
@@ -68,7 +78,7 @@ def _visit_function(fn: Any, found: list[Place], seen: set[int]) -> None:
             _visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), scope[name], found, seen)
 
 
-def _visit_class(cls: type, found: list[Place], seen: set[int]) -> None:
+def _visit_class(cls: type, found: Conditions, seen: set[int]) -> None:
     """Guard what the methods of a class read."""
     for base in cls.__mro__:
         if not _is_library(base.__module__):
@@ -101,7 +111,7 @@ def _refuse_assignments(code: CodeType, fn: FunctionType) -> None:
             )
 
 
-def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None:
+def _visit(place: Place, value: Any, found: Conditions, seen: set[int]) -> None:
     """Guard a value and what it is made of."""
     if isinstance(value, ModuleType):
         return
@@ -109,9 +119,9 @@ def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None
         _visit_class(value, found, seen)
         return
     if isinstance(value, _SIMPLE):
-        found.append(is_same(place, value))
+        found.places.append(is_same(place, value))
         return
-    found.append(Place("{0} is {1}", place, value))
+    found.places.append(Place("{0} is {1}", place, value))
     if id(value) in seen or isinstance(value, Tensor):
         return
     if isinstance(value, FunctionType | MethodType) or hasattr(value, "__wrapped__"):
@@ -120,7 +130,9 @@ def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None
     seen.add(id(value))
     if isinstance(value, np.ndarray):
         if value.size <= SMALL_ARRAY:
-            found.append(array_is_unchanged(value))
+            found.places.append(array_is_unchanged(value))
+        else:
+            found.arrays.append((value, array_is_unchanged(value)))
     elif isinstance(value, list | tuple | dict):
         _visit_items(value, found, seen)
     elif hasattr(value, "__dict__") and not _guards_itself(value):
@@ -129,17 +141,17 @@ def _visit(place: Place, value: Any, found: list[Place], seen: set[int]) -> None
             _visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v, found, seen)
 
 
-def _visit_items(value: Any, found: list[Place], seen: set[int]) -> None:
+def _visit_items(value: Any, found: Conditions, seen: set[int]) -> None:
     items = list(value.items() if isinstance(value, dict) else enumerate(value))
     plain = [isinstance(v, _SIMPLE) for _, v in items]
     if isinstance(value, list) and all(plain):  # maybe thousands
         kept = list(value)
-        found.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, list(map(type, kept))))
+        found.places.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, list(map(type, kept))))
     elif not isinstance(value, tuple):  # whose items stay what they are
-        found.append(Place("len({0}) == {1}", value, len(items)))
+        found.places.append(Place("len({0}) == {1}", value, len(items)))
         if any(plain):
             some = [(k, v) for (k, v), simple in zip(items, plain, strict=True) if simple]
-            found.append(Place("{0}({1}, {2})", _has_items, value, some))
+            found.places.append(Place("{0}({1}, {2})", _has_items, value, some))
     for (k, v), simple in zip(items, plain, strict=True):
         if not simple:
             _visit(Place("{0}[{1}]", value, k), v, found, seen)

@@ -18,7 +18,9 @@ from .stages import stages
 
 #: More boxes than this make a kernel long to compile; then irregular reads go through tables of indices.
 MOST_BOXES = 30
-
+#: Regions with so many values are computed in chunks, which threads share, each of about this many.
+CHUNK = 1 << 19
+MOST_CHUNKS = 64
 
 Box = Sequence[tuple[int, int]]
 
@@ -70,6 +72,10 @@ class Printer:
         self.spread: dict[Node, Node] = {}
         self.scalars: dict[Node, str] = {}
         self.constants: dict[tuple[str, float], str] = {}
+        #: How many chunks of the first axis there are, 0 for small regions; where each leaves its part of reductions.
+        self.chunks = 0
+        self.parts: dict[Node, int] = {}
+        self.axis: int | None = None  # that is divided into chunks
 
     def operand(self, x: Any, key: Any = None) -> int:
         key = self.into.get(x, x) if key is None else key
@@ -106,9 +112,10 @@ class Printer:
                 self.writes[node] = _Access([self._span(node, self.operand(join), c_strides(join.shape), base=start)])
             elif node in self.plan.stored:
                 self.writes[node] = _Access([self._span(node, self.operand(node), c_strides(node.shape))])
+        self._divide()
         for node in self.stages.kept:
             row = full[self.rows :]
-            buffer = self.operand(Node(MAP, row, node.dtype), ("row of", node))
+            buffer = self.operand(Node(MAP, (self.chunks or 1, *row), node.dtype), ("row of", node))
             self.kept[node] = _Access([self._span(node, buffer, (*[0] * self.rows, *c_strides(row)))])
         self._begin_where_used()
         local = {n: k for k, n in enumerate(region.nodes)}
@@ -130,10 +137,32 @@ class Printer:
         return (
             full,
             region.rows,
+            self.chunks,
             nodes,
             accesses,
             *(tuple(local[n] for n in group) for group in (self.writes, self.kept)),
         )
+
+    def _divide(self) -> None:
+        """Divide a large region into chunks of its first axis, unless a reduction needs the whole axis in one place.
+
+        How many there are depends on the region alone, so that sums are the same for any number of threads.
+        """
+        shape, rows = self.region.shape, self.region.rows
+        axis = next((a for a, n in enumerate(shape) if n > 1), 0)
+        work = prod(shape) * len(self.region.nodes)
+        by_row = rows is not None and axis < rows
+        if work < 2 * CHUNK or (not by_row and (len(self.stages.inside) > 1 or any(self.stages.between))):
+            return
+        whole = []
+        for node in self.region.nodes:
+            if node.kind == REDUCE and not (by_row and self.region.is_per_row(node)):
+                strides = self.writes[node].spans[0].strides
+                if any(strides) and not strides[axis]:
+                    return
+                whole += [] if any(strides) else [node]
+        self.chunks = min(MOST_CHUNKS, work // CHUNK)
+        self.parts = {n: self.operand(Node(MAP, (self.chunks,), n.dtype), ("parts of", n)) for n in whole}
 
     def _begin_where_used(self) -> None:
         """Count the elements of each operand from the first that is used: steps of a loop then have one source."""
@@ -260,20 +289,39 @@ class Printer:
         per_row = [n for n in reductions if self.region.is_per_row(n)]
         whole = [n for n in reductions if n not in per_row and not any(self.writes[n].spans[0].strides)]
         self.registers = {n: f"r{self.writes[n].spans[0].operand}" for n in (*per_row, *whole)}
+        if self.chunks:
+            self.axis = next((a for a, n in enumerate(self.shape) if n > 1), 0)
         text = [line for n in reductions if n not in per_row for line in self._start(n)]
         ranges = [list(pairwise(c)) for c in self._cuts()]
         for outer in product(*ranges[: self.rows]):
             text += self._row(outer, [tuple(box) for box in product(*ranges[self.rows :])])
         for node in whole:
-            text += self._finish(node, [0] * len(self.shape))
+            text += self._finish(node, [0] * len(self.shape), part=True)
         head = [f"p{k} = a[o[{k}]]" for k in range(len(self.operands))]
+        if self.chunks:
+            head += [f"p{k} += max(chunk, 0) * {row}" for k, row in self._rows_per_chunk()]
+            text = ["if chunk < 0:", *["    " + line for line in [*self._together(), "return"]], *text]
         for a, name in self.scalars.items():
             k = int(name[1:])
             head.append(f"{name} = load_{letter(a.dtype)}(p{k}, 0, {k}, #)")
         head += [f"{name} = {_typed(char, value)}" for (char, value), name in self.constants.items()]
         body = "\n".join("    " + line for line in [*dict.fromkeys(head), *text])
-        source = f"def kernel(a, o):\n{body}\n".replace("#", str(len(self.operands)))
-        return source
+        given = "a, o, lo, hi, chunk" if self.chunks else "a, o"
+        return f"def kernel({given}):\n{body}\n".replace("#", str(len(self.operands)))
+
+    def _rows_per_chunk(self) -> list[tuple[int, int]]:
+        """The operands in which each chunk keeps a row of its own, and the bytes of that."""
+        found = [(access.spans[0].operand, node.dtype.itemsize) for node, access in self.kept.items()]
+        return [(k, prod(self.operands[k].shape[1:]) * size) for k, size in found]
+
+    def _together(self) -> list[str]:
+        """What is left to do when all chunks are done: to reduce their parts, in order."""
+        lines = []
+        for node, k in self.parts.items():
+            name, load = self.registers[node], f"load_{letter(node.dtype)}(p{k}, c, {k}, #)"
+            lines += [*self._start(node), f"for c in range({self.chunks}):"]
+            lines += [f"    {name} = {_combined(node, name, load)}", *self._finish(node, [0] * len(self.shape))]
+        return lines
 
     def _start(self, node: Node) -> list[str]:
         """A reduction before its first element."""
@@ -285,14 +333,23 @@ class Printer:
             first = low if how == "max" else high
         k, value = self.writes[node].spans[0].operand, self._constant(char, first)
         if node not in self.registers:
-            return [f"for i in range({node.size}):", f"    store_{char}(p{k}, i, {value}, {k}, #)"]
+            span = self.writes[node].spans[0]
+            part = (
+                f"lo * {span.strides[self.axis]}, hi * {span.strides[self.axis]}"
+                if self.axis is not None
+                else node.size
+            )
+            return [f"for i in range({part}):", f"    store_{char}(p{k}, i, {value}, {k}, #)"]
         lines = [f"{self.registers[node]} = {value}"]
         return [*lines, f"nan{k} = False"] if _watches_nan(node) else lines
 
-    def _finish(self, node: Node, loops: list[str | int]) -> list[str]:
-        """A reduction in a variable after its last element."""
+    def _finish(self, node: Node, loops: list[str | int], part: bool = False) -> list[str]:
+        """A reduction in a variable after its last element, or, if a `part`, after that of a chunk."""
         name, (span,) = self.registers[node], self.writes[node].spans
         lines = [self._store(node, name, span, loops)]
+        if part and node in self.parts:
+            k = self.parts[node]
+            lines = [f"store_{letter(node.dtype)}(p{k}, chunk, {name}, {k}, #)"]
         if _watches_nan(node):
             nan = _typed(letter(node.dtype), np.nan)
             lines = [f"{name} = select(nan{span.operand}, {nan}, {name})", *lines]
@@ -308,7 +365,7 @@ class Printer:
 
     def _row(self, outer: Box, boxes: list[Box]) -> list[str]:
         """What is done for each row (all there is, if there are none): loop after loop over its elements."""
-        head, indent, loops = _nest(outer, 0)
+        head, indent, loops = self._nest(outer, 0)
         lines: list[str] = []
         names = dict(self.scalars)
         anywhere: list[str | int] = [*loops, *[0] * (len(self.shape) - self.rows)]
@@ -318,14 +375,30 @@ class Printer:
             done = [n for n in inside if n.kind == REDUCE and self.region.is_per_row(n)]
             lines += [line for n in done for line in self._start(n)]
             for box in boxes if inside else ():
-                start, deeper, within = _nest(box, self.rows)
+                start, deeper, within = self._nest(box, self.rows)
                 first = tuple(a for a, _ in (*outer, *box))
                 body = self._computed(inside, first, [*loops, *within], dict(names), f"t{k}_")
                 lines += start + [deeper + line for line in body]
             for node in done:
-                lines += self._finish(node, anywhere)
+                lines += self._finish(node, anywhere, part=True)
                 names[node] = self.registers[node]
         return head + [indent + line for line in lines]
+
+    def _nest(self, box: Box, first: int) -> tuple[list[str], str, list[str | int]]:
+        """Loops over a box of axes from `first` on: their heads, the indentation inside, and what indexes each axis."""
+        lines, indent = [], ""
+        loops: list[str | int] = []
+        for axis, (a, b) in enumerate(box, first):
+            divided = axis == self.axis
+            if b - a == 1:
+                loops.append(a)
+                lines += [f"{indent}if lo <= {a} < hi:"] if divided else []
+            else:  # Numba's types are i1, i2, i4 and i8 in a kernel
+                ends = f"max(lo, {a}), min(hi, {b})" if divided else f"{a}, {b}"
+                lines.append(f"{indent}for j{axis} in range({ends}):")
+                loops.append(f"j{axis}")
+            indent += "    " if divided or b - a > 1 else ""
+        return lines, indent, loops
 
     def _computed(
         self, nodes: list[Node], lower: Shape, loops: list[str | int], names: dict[Node, str], prefix: str
@@ -419,20 +492,6 @@ class Printer:
         if node.fn == "reciprocal":
             node = expr.Call("/", (expr.Num(1.0), *node.args))
         return expr.Call(node.fn, tuple(self._typed_numbers(a, char, names) for a in node.args))
-
-
-def _nest(box: Box, first: int) -> tuple[list[str], str, list[str | int]]:
-    """Loops over a box of axes from `first` on: their heads, the indentation inside, and what indexes each axis."""
-    lines, indent = [], ""
-    loops: list[str | int] = []
-    for axis, (a, b) in enumerate(box, first):
-        if b - a == 1:
-            loops.append(a)
-        else:  # Numba's types are i1, i2, i4 and i8 in a kernel
-            lines.append(f"{indent}for j{axis} in range({a}, {b}):")
-            indent += "    "
-            loops.append(f"j{axis}")
-    return lines, indent, loops
 
 
 def _index(span: _Span, loops: list[str | int]) -> str:
@@ -575,17 +634,31 @@ def kernel(a, o):
 """
 
 
-_printed: dict[Any, tuple[str, list[Any]]] = {}
+class Printed(NamedTuple):
+    """A region's kernel: its source, its operands (nodes with memory, or tables of indices) and where each begins.
 
-
-def print_region(region: Region, plan: Plan, into: Mapping[Node, Node]) -> tuple[str, list[Any], list[int]]:
-    """The source of a region's kernel, its operands, nodes with memory or tables of indices, and where each begins.
-
-    That is an offset in bytes, for operands of which the kernel reads or writes a part only.
+    That is an offset in bytes, for operands of which the kernel reads or writes a part only. A kernel that is called
+    for `chunks` parts of a range of `extent`, and then once more, takes (a, o, lo, hi, chunk); others take (a, o).
     """
+
+    source: str
+    operands: list[Any]
+    offsets: list[int]
+    chunks: int
+    extent: int
+
+
+_printed: dict[Any, tuple[str, int, list[Any]]] = {}
+
+
+def print_region(region: Region, plan: Plan, into: Mapping[Node, Node]) -> Printed:
+    """The kernel of a region."""
     printer = Printer(region, plan, into)
     key = printer.prepare()
     if key not in _printed:
+        source = printer.print()
+        extent = 0 if printer.axis is None else printer.shape[printer.axis]
         # Formulas are told apart by their identity, so they stay alive with the key.
-        _printed[key] = printer.print(), [n.data for n in region.nodes]
-    return _printed[key][0], printer.operands, printer.offsets
+        _printed[key] = source, extent, [n.data for n in region.nodes]
+    source, extent, _ = _printed[key]
+    return Printed(source, printer.operands, printer.offsets, printer.chunks, extent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby, zip_longest
+from itertools import accumulate, groupby, zip_longest
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from ..tree import leaves
 from .call import GONE, Outline
 from .graph import CONST, INPUT, Node
-from .machine import address_of, run
+from .machine import address_of, program_table, runner
 from .places import Scope, argument
 from .program import Program, Step
 from .trace import Input
@@ -119,14 +119,11 @@ class _Memory:
             for step in steps
         ]
         kernels = [step.kernel.address for step in steps if step.kernel is not None]
-        arrays: list[Any] = [
-            self._addresses,
-            np.array(kernels or [0], np.int64),
-            np.array([k for numbers in operands for k in numbers] or [0], np.int32),
-            np.cumsum([0, *map(len, operands)], dtype=np.int32),
-        ]
-        arrays.append(np.array([address_of(a) for a in arrays], np.int64))
-        return lambda: run(address_of(arrays[-1]), 0, len(kernels))
+        starts = [0, *accumulate(map(len, operands))]
+        divided = [n for step in steps for n in (step.chunks, step.extent)]
+        table = program_table(self._addresses, kernels, [k for numbers in operands for k in numbers], starts, divided)
+        run = runner(any(divided))
+        return lambda: run(address_of(table[-1]), 0, len(kernels))
 
     def _call(self, step: Step) -> None:
         node = step.what

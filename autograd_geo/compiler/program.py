@@ -22,7 +22,7 @@ from ..value import SCALAR, Spec
 from . import blas
 from .graph import CALL, CONST, INPUT, JOIN, MAP, PRODUCT, SCAN, SCATTER, Graph, Node
 from .kernels import Kernel, kernel
-from .machine import address_of, run
+from .machine import address_of, program_table, runner
 from .moves import ZERO
 from .printer import print_region, print_scan, print_scatter
 from .regions import Plan, Region, plan, reads_in_order, sources, storage
@@ -41,6 +41,8 @@ class Step:
     operands: list[Any]
     kernel: Kernel | None
     offsets: Sequence[int] = ()  # in bytes, where the kernel begins in each operand, if not at 0
+    chunks: int = 0  # in which it is computed, of a range of `extent`; 0 if in one
+    extent: int = 0
 
 
 @dataclass(slots=True)
@@ -122,8 +124,8 @@ class Program:
 
     def _step(self, what: Region | Node) -> Step:
         if isinstance(what, Region):
-            source, operands, offsets = print_region(what, self.plan, self.into)
-            return Step(what, operands, kernel(source), offsets)
+            p = print_region(what, self.plan, self.into)
+            return Step(what, p.operands, kernel(p.source), p.offsets, p.chunks, p.extent)
         places = [storage(a) for a in what.args]
         if what.kind == PRODUCT:
             return Step(what, [*places, what, blas.parameters(what)], blas.product())
@@ -189,12 +191,16 @@ class Program:
         kernels: list[int] = []
         operands: list[int] = []
         starts: list[int] = []
+        divided: list[int] = []
         segments: list[Any] = []
         first = 0
         self.ready: dict[Node, int] = {}  # how many kernels have run when a value is there
 
-        def add(address: int, places: Sequence[Any], offsets: Sequence[int] = ()) -> None:
+        def add(
+            address: int, places: Sequence[Any], offsets: Sequence[int] = (), chunks: int = 0, extent: int = 0
+        ) -> None:
             kernels.append(address)
+            divided.extend([chunks, extent])
             starts.append(len(operands))
             operands.extend([self.slot(x, offset=o) for x, o in zip_longest(places, offsets, fillvalue=0)])
 
@@ -203,7 +209,7 @@ class Program:
                 segments += [(first, len(kernels)), (step.what, [*map(self.slot, step.operands)])]
                 first = len(kernels)
                 continue
-            add(step.kernel.address, step.operands, step.offsets)
+            add(step.kernel.address, step.operands, step.offsets, step.chunks, step.extent)
             for node in step.what.nodes if isinstance(step.what, Region) else [step.what]:
                 self.ready[node] = len(kernels)
                 if node in self.plan.parts:
@@ -216,17 +222,14 @@ class Program:
         #: How many kernels run before one changes something outside.
         self.unchanged = min([self.ready[n] - 1 for n in self.direct], default=self.main)
         self.addresses = np.array(self._addresses or [0], np.int64)
-        arrays: list[Any] = [
-            self.addresses,
-            np.array(kernels, np.int64),
-            np.array(operands, np.int32),
-            np.array(starts, np.int32),
-        ]
-        table = np.array([address_of(a) for a in arrays], np.int64)
-        self._kept += [*arrays, table]
-        #: Where the arrays are that `machine.run` goes through.
-        self.address = address_of(table)
-        self._segments = segments
+        table = program_table(self.addresses, kernels, operands, starts, divided)
+        self._kept.append(table)
+        #: Where the table is that `machine.run` goes through.
+        self.address = address_of(table[-1])
+        #: Whether a step is in chunks, which threads share.
+        self.divided = any(divided)
+        run = runner(self.divided)
+        self._segments, self._run = segments, run
         #: How many kernels run before Python looks.
         self.looked = max([self.ready[n] for n in self._looks if n in self.ready], default=0)
         self.look = partial(run, self.address, 0, self.looked)
@@ -300,7 +303,7 @@ class Program:
             if isinstance(segment[0], Node):
                 self._call(*segment)
             else:
-                run(self.address, *segment)
+                self._run(self.address, *segment)
 
     def _call(self, node: Node, slots: Sequence[int]) -> None:
         """An op that has no kernel: called back in Python."""

@@ -197,7 +197,11 @@ class Tracer:
         if isinstance(x, Tensor):
             seen = self._arguments.get(id(x))
             if seen is None:
-                seen = x if x.requires_grad else wrap(x._value)
+                seen = x
+                if not x.requires_grad:
+                    seen = wrap(x._value)
+                elif not x.is_leaf:  # recorded outside: inside it is a variable
+                    seen = wrap(x._value, leaf(x._value, ACTIVE, x.name))
                 self._arguments[id(x)] = seen
                 self.hold(seen, argument(k), x)
             return seen
@@ -238,6 +242,11 @@ class Tracer:
             self._arrays[id(x)] = known = x, entry
             self.inputs[entry] = Input(entry, Place("{0}", x))
         return known[1]
+
+    def takes(self, x: np.ndarray[Any, Any]) -> bool:
+        """Whether an op took this array as an input."""
+        known = self._arrays.get(id(x))
+        return known is not None and known[1] in self.inputs
 
     def guard_array(self, x: np.ndarray[Any, Any]) -> None:
         """Note an array whose elements the recording depends on, such as an index."""
@@ -302,6 +311,11 @@ class Tracer:
     def place_of(self, x: Tensor) -> Place | None:
         """Where a tensor that the function was given is found; None for one that it made."""
         held = self._held.get(id(x))
+        return None if held is None else held.place
+
+    def place_of_leaf(self, entry: Entry) -> Place | None:
+        """Where the tensor of a leaf from outside is found; None for a leaf that the function made."""
+        held = self._leaves.get(entry.root or entry)
         return None if held is None else held.place
 
     def owner_of(self, x: Tensor) -> Tensor | None:

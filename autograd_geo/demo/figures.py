@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 
 from .porosity import Array, Study
+from .wave import BACKGROUND, RECEIVERS, SOURCE, SPACING, Inversion
 
 
 def _figure(columns: int = 1, width: float = 6.4) -> tuple[Any, list[Any]]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("the demo's pictures need matplotlib: pip install 'autograd-geo[viz]'") from None
-    figure = Figure(figsize=(width, 4.0), layout="constrained")
-    return figure, list(np.ravel(figure.subplots(1, columns)))
+    from ..viz.figure import figure
 
-
-def png(figure: Any) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    return buffer.getvalue()
+    return figure(1, columns, (width, 4.0))
 
 
 def loss_curves(s: Study) -> Any:
@@ -65,6 +55,23 @@ def maps(impedance: Array, porosity: Array, model: str) -> Any:
         axes, (impedance, porosity), ("Acoustic impedance", f"Porosity: {model}"), ("viridis", "magma"), strict=True
     ):
         image = ax.imshow(values, cmap=colors)
+        ax.grid(False)
         ax.set(title=title, xlabel="column", ylabel="row")
         figure.colorbar(image, ax=ax, shrink=0.85)
+    return figure
+
+
+def inverted_velocity(i: Inversion) -> Any:
+    """The velocity along the line, true and found, and the misfit over the steps."""
+    figure, (along, over) = _figure(2, 9.0)
+    x = np.arange(len(i.true)) * SPACING
+    along.plot(x, i.true, color="0.4", label="true")
+    along.plot(x, i.found, label="found")
+    along.axhline(BACKGROUND, color="0.7", linestyle=":", label="start")
+    along.plot(x[SOURCE], BACKGROUND, "*", ms=12, color="tab:red", label="source")
+    along.plot(x[RECEIVERS], np.full(len(RECEIVERS), BACKGROUND), "v", ms=5, color="tab:green", label="receivers")
+    along.set(title="Velocity along the line", xlabel="distance in m", ylabel="velocity in m/s")
+    along.legend(fontsize="small")
+    over.plot(np.arange(1, len(i.misfits) + 1), i.misfits)
+    over.set(title="Misfit of the seismogram", xlabel="step", ylabel="sum of squares", yscale="log")
     return figure

@@ -10,6 +10,7 @@ from ..data.table import DataError
 from .lessons import chain_rule_text, worked_network_text
 from .porosity import Study, study, table_text
 from .report import report_files, write_files
+from .wave import inversion_text, invert
 
 
 def run(
@@ -44,7 +45,10 @@ def run(
     rows, columns = grid.shape
     span = f"{predicted.min():.3f} to {predicted.max():.3f}, mean {predicted.mean():.3f}"
     say(f"\n4. The map of {rows} x {columns}: porosity {span}")
+    say("\n5. Velocity from a seismogram\n")
+    inversion = invert()
+    say(inversion_text(inversion))
     if out is not None:
-        write_files(report_files(result, grid), out)
+        write_files(report_files(result, grid, inversion), out)
         say(f"\nThe report is in {out / 'report.html'}")
     return result

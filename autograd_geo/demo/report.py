@@ -14,18 +14,22 @@ from ..viz import graph
 from . import figures
 from .lessons import chain_rule, chain_rule_text, worked_network_text
 from .porosity import Array, Study, verdict
+from .wave import Inversion, inversion_text
 
 
-def report_files(s: Study, impedance_map: Array) -> dict[str, bytes]:
+def report_files(s: Study, impedance_map: Array, inversion: Inversion) -> dict[str, bytes]:
     """The contents of every file of the report, by file name."""
+    from ..viz.figure import png
+
     best, best_row = s.best, ' class="best"'
     f, _ = chain_rule()
     drawing = graph(f)
     contents = {
         "graph.svg": drawing.svg().encode(),
-        "loss.png": figures.png(figures.loss_curves(s)),
-        "fit.png": figures.png(figures.fitted_curves(s)),
-        "map.png": figures.png(figures.maps(impedance_map, s.predict(best, impedance_map), best.name)),
+        "loss.png": png(figures.loss_curves(s)),
+        "fit.png": png(figures.fitted_curves(s)),
+        "wave.png": png(figures.inverted_velocity(inversion)),
+        "map.png": png(figures.maps(impedance_map, s.predict(best, impedance_map), best.name)),
     }
     rows = "\n".join(
         f"<tr{best_row if m is best else ''}><td>{html.escape(m.name)}</td><td>{m.parameters}</td>"
@@ -43,7 +47,8 @@ def report_files(s: Study, impedance_map: Array) -> dict[str, bytes]:
         graph=contents["graph.svg"].decode(),
         lesson=html.escape(chain_rule_text()),
         network=html.escape(worked_network_text()),
-        **{name: _embedded(contents[f"{name}.png"]) for name in ("loss", "fit", "map")},
+        wave_text=html.escape(inversion_text(inversion)),
+        **{name: _embedded(contents[f"{name}.png"]) for name in ("loss", "fit", "map", "wave")},
     )
     return {**contents, "report.html": page.encode()}
 

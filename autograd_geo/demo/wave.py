@@ -70,14 +70,14 @@ class Inversion:
         return float(np.sqrt(np.mean((self.found - self.true)[between] ** 2)))
 
 
-def invert(steps: int = 100) -> Inversion:
+def invert(steps: int = 300) -> Inversion:
     """Find the velocity that explains a seismogram, from a constant, by Adam on the exact gradient."""
     true = np.full(POINTS, BACKGROUND)
     true[70:110] = LENS
     with no_grad():
         observed = seismogram(tensor(true))
     velocity = Parameter(np.full(POINTS, BACKGROUND))
-    optimizer = optim.Adam([velocity], lr=10.0)
+    optimizer = optim.Adam([velocity], lr=20.0)
 
     def step() -> Tensor:
         optimizer.zero_grad()
@@ -96,10 +96,10 @@ def invert(steps: int = 100) -> Inversion:
 
 
 def inversion_text(i: Inversion) -> str:
-    """What was found, and what compiling did for it."""
+    """What was found, and what compiling the step did for it."""
     start = float(np.sqrt(np.mean((i.true - BACKGROUND)[SOURCE : RECEIVERS[-1]] ** 2)))
     return (
-        f"{STEPS} time steps on {POINTS} points, a Python loop; its gradient with respect to {POINTS} velocities:\n"
+        f"{STEPS} time steps on {POINTS} points, as a Python loop, and the gradient with respect to the velocities:\n"
         f"  {i.eager * 1e3:.1f} ms in Python, {i.compiled * 1e3:.2f} ms compiled, {i.eager / i.compiled:.0f} times "
         f"faster (the first call, which compiles: {i.first:.1f} s)\n"
         f"{len(i.misfits)} steps of Adam take the misfit from {i.misfits[0]:.3g} to {i.misfits[-1]:.3g}; the velocity "

@@ -231,7 +231,7 @@ def _notes(record: Record, k: int) -> list[str]:
     if moment.kind == FORWARD and entry.op is None and not entry.state:
         notes.append("A constant: no derivative flows to it.")
     if moment.kind == FORWARD and entry.op is not None:
-        given = {a: v for a, v in entry.attrs.items() if not _equal(v, entry.op.attrs.get(a))}
+        given = {a: entry.attrs[a] for a, usual in entry.op.attrs.items() if not _equal(entry.attrs[a], usual)}
         if given:
             notes.append("With " + ", ".join(f"{a}={' '.join(repr(v).split()):.60}" for a, v in given.items()) + ".")
     if moment.kind == LOCAL:

@@ -1,0 +1,127 @@
+"""Compiled functions on a tape: a result that requires a gradient is one entry, whose rule runs a second program.
+
+That program takes what the first one read and the cotangent of a result, and gives the cotangents of the leaves: it
+computes again what it needs of the first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..op import Op, Rule, Rules
+from ..tape import ACTIVE, TRACED, Entry, caller, leaf, next_number, tape
+from ..tensor import Tensor, entry_of, wrap
+from ..transform import joined, pulled
+from ..tree import leaves
+from ..value import SCALAR, Spec, Value, as_value
+from .call import MISMATCH, Outline, Output, write_call
+from .errors import CompileError
+from .graph import Graph
+from .memory import number
+from .places import Place, Scope, argument
+from .program import Program
+from .trace import Input, Tracer
+
+
+class Pullback:
+    """From cotangents of a recorded function's results to those of the leaves it depends on.
+
+    `results` are those that require a gradient, by their number among all leaves of what the function returned. Made
+    while `tracer` traces, when all else is recorded.
+    """
+
+    def __init__(self, tracer: Tracer, results: Mapping[int, Tensor], name: str) -> None:
+        if any(i.generator is not None for i in tracer.inputs.values()):
+            raise CompileError(
+                f"compile: the result of {name} requires a gradient and depends on random numbers; differentiate "
+                "inside the function (ag.compile(ag.value_and_grad(loss)), or a step that calls backward())"
+            )
+        self._specs: dict[int, Spec] = {k: (t.shape, t.dtype) for k, t in results.items()}
+        self._given = [(i.entry.spec, i.private) for i in tracer.inputs.values()]
+        self._read = _reader([i.place for i in tracer.inputs.values()])
+        reached = dict.fromkeys(e for t in results.values() for e in tape(entry_of(t))[1] if e.op is None)
+        variables = {e: place for e in reached if (place := tracer.place_of_leaf(e)) is not None}
+        self._sources = _reader(list(variables.values()))
+        seeds = [leaf(as_value(np.ones(t.shape, t.dtype)), TRACED) for t in results.values()]
+        tracer.inputs = {e: Input(e, argument(k)) for k, e in enumerate([*tracer.inputs, *seeds])}
+        cotangents, _ = pulled(
+            joined(list(results.values())), [wrap(s.value, s) for s in seeds], list(variables), 0, True, True, True
+        )
+        program = Program(Graph(tracer), [tracer.source(c) for c in cotangents], [], [])
+        outline = Outline(
+            tuple([e.value for e in tracer.inputs]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))]
+        )
+        self._call = write_call(program, outline)
+        self._lock = threading.Lock()
+        self._op = Op(
+            name="compiled", family="custom", inputs=("x",), attrs={}, forward=_refuse, rules=Rules(self._rule),
+            variadic=True, symbol="compiled",
+        )  # fmt: skip
+
+    def attach(self, result: Any, args: Any, kwargs: Any) -> Any:
+        """Put the results of a call on the tape."""
+        found = {argument(k).template: x for k, x in enumerate(leaves((args, kwargs)))}
+        given = [_held(v, *how) for v, how in zip(self._read(found), self._given, strict=True)]
+        sources = tuple([entry_of(t) for t in self._sources(found)])
+        code, lasti = caller(2)
+        for k, t in enumerate(leaves(result)):
+            if k in self._specs:
+                t._entry = entry = Entry()
+                entry.number, entry.op, entry.inputs = next_number(), self._op, sources
+                entry.attrs = {"given": given, "result": k, "pulled": (None, [])}
+                entry.value, entry.spec, entry.state, entry.name = t._value, self._specs[k], ACTIVE, None
+                entry.code, entry.lasti = code, lasti
+        return result
+
+    def _rule(self, k: int) -> Rule:
+        def raw(g: Value, entry: Entry) -> Value:
+            of, cotangents = entry.attrs["pulled"]
+            if of is not g:  # the rules of all inputs are asked for the same cotangent, one after the other
+                cotangents = self._cotangents(g, entry)
+                entry.attrs["pulled"] = g, cotangents
+            return cotangents[k]
+
+        return Rule(raw, raw, _refuse, frozenset(), (r"\text{compiled}", "compiled"))
+
+    def _cotangents(self, g: Value, entry: Entry) -> list[Value]:
+        seeds = [
+            _seed(g if k == entry.attrs["result"] else np.zeros(shape), (shape, dtype))
+            for k, (shape, dtype) in self._specs.items()
+        ]
+        with self._lock:
+            found = self._call(0, (*entry.attrs["given"], *seeds), {})
+        assert found is not MISMATCH
+        return [t._value for t in found]
+
+
+def _seed(g: Value, spec: Spec) -> Value:
+    return float(g) if spec == SCALAR else np.asarray(g, spec[1])
+
+
+def _held(value: Any, spec: Spec, private: bool) -> Value:
+    """What an input is now, as it stays: other arrays than those of tensors are copied."""
+    if spec == SCALAR:
+        return number(value)
+    return value if private else np.array(value, spec[1])
+
+
+def _reader(places: Sequence[Place]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """What looks into these places, for arguments by their names."""
+    scope = Scope()
+    text = f"({''.join(f'{p.text(scope.bind)}, ' for p in places)})"
+    code = compile(text, "<autograd_geo read>", "eval")
+    return lambda found: eval(code, {**scope.names, **found})
+
+
+def _refuse(*args: Any) -> Any:
+    raise TypeError(
+        "compile: gradients of gradients do not go through a compiled function; compile what differentiates twice, "
+        "as in ag.compile(ag.hessian(loss)), or leave the inner function uncompiled"
+    )
+
+
+__all__ = ["Pullback"]
