@@ -130,7 +130,7 @@ const mountLesson = (() => {
         group.querySelector("title")?.remove();
         group.removeAttribute("id");
         if (to === undefined && data.nodes[from]) {
-          const slope = [...group.querySelectorAll("text")].find((t) => /^gradient/.test(t.textContent));
+          const slope = [...group.querySelectorAll("text")].find((t) => /^\s*gradient/.test(t.textContent));
           boxes.set(Number(from), { group, slope });
         } else if (to !== undefined) {
           const edge = `${from}>${to}`, n = seen.get(edge) || 0;
@@ -151,7 +151,8 @@ const mountLesson = (() => {
           drawing.scrollLeft += here.left + here.width / 2 - frame.left - frame.width / 2;
           drawing.scrollTop += here.top + here.height / 2 - frame.top - frame.height / 2;
         }
-        if (slope && changes[n].length) slope.textContent = `gradient ${value === null ? "?" : minus(value)}`;
+        if (slope && changes[n].length)
+          slope.textContent = slope.textContent.replace(/gradient.*/, `gradient ${value === null ? "?" : minus(value)}`);
       }
       for (const { group, step } of edges) {
         group.classList.toggle("passed", step !== undefined && step <= k);

@@ -11,8 +11,9 @@ import hashlib
 import html
 import json
 import os
+import re
 import tempfile
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -141,7 +142,7 @@ def lesson_data(lesson: Lesson, quiz: bool = False) -> dict[str, Any]:
         "rows": packer.rows.list(),
         "words": packer.words.list(),
         "lines": packer.lines.list(),
-        "drawing": _drawing(record.output) if len(record.order) <= LARGEST_DRAWING else "",
+        "drawing": _drawing(record.output, packer.places) if len(record.order) <= LARGEST_DRAWING else "",
         "judging": {
             "number": questions.NUMBER, "relative": questions.RELATIVE, "absolute": questions.ABSOLUTE,
             "unknown": questions.UNKNOWN, "unreadable": questions.UNREADABLE,
@@ -162,12 +163,19 @@ def _mathml(sides: tuple[Node, ...], flows: bool) -> list[str]:
     return [first, *[f"<mo form='infix'>{sign}</mo>{side}" for sign, side in zip(signs, rest, strict=False)]]
 
 
-def _drawing(output: Entry) -> str:
-    """The graph as SVG; empty where nothing here can draw it."""
+def _drawing(output: Entry, places: Mapping[Entry, int]) -> str:
+    """The graph as SVG, cards `v3` and edges `v2-v3` by the places of values; empty where nothing here can draw it."""
+    known = {str(entry.number): str(place) for entry, place in places.items()}
     try:
-        return graph(wrap(output.value, output)).svg()
+        drawn = graph(wrap(output.value, output)).svg()
     except ImportError:
         return ""
+    drawn = re.sub(r"<style>.*?</style>", "", drawn, flags=re.DOTALL)  # colours are those of the page
+
+    def placed(match: re.Match[str]) -> str:
+        return 'id="' + "-".join([f"v{known.get(number, '')}" for number in match.groups() if number]) + '"'
+
+    return re.sub(r'id="v(\d+)(?:(?:-|&#45;)v(\d+))?"', placed, drawn)
 
 
 # --- the page -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ..expr import Call, Node, Var, negative, rename
 from ..tape import Entry
 from .card import arrived, before, paths
 from .formulas import Formula, derivative, formula, partial, partial_value, product, quantity, total
-from .steps import ACCUMULATE, LOCAL, Moment, Record, reached
+from .steps import ACCUMULATE, LOCAL, Moment, Record, duplicate, reached
 
 #: How far an answer may be off: of its size, and where it is zero.
 RELATIVE, ABSOLUTE = 5e-3, 1e-9
@@ -138,9 +138,7 @@ def _elsewhere(entry: Entry, k: int) -> tuple[Any, dict[Entry, Entry]] | None:
 
 def _valued(entry: Entry, value: Any) -> Entry:
     """A copy of an entry that holds another value."""
-    copy = Entry()
-    for slot in ("number", "op", "inputs", "attrs", "spec", "state", "code", "lasti", "name"):
-        setattr(copy, slot, getattr(entry, slot))
+    copy = duplicate(entry)
     copy.value = value
     return copy
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -271,53 +271,55 @@ def steps(output: Tensor, gradient: Any = None, *, of: str | None = None, optimi
     seed = seed_of(output, gradient)
     tape(last, again=True)
     with np.errstate(all="ignore"):
-        copies, leaves = _copied(last)
+        copies = _copied(last)
         copies[last].name = of or last.name
         order = list(copies.values())
         moments = [Moment(FORWARD, entry, -1, entry.value, None) for entry in order]
         fresh = last.state == CONSUMED  # the pass that is told has been: what it left is no start for it
-        grads = {id(leaf): None if fresh or leaf.grad is None else leaf.grad._value for leaf in leaves.values()}
-        moments += _reverse(copies[last], seed, leaves, grads)
+        roots = [entry.root for entry in order if entry.op is None]
+        grads = {root: None if fresh or root.grad is None else root.grad._value for root in roots}
+        moments += _reverse(copies[last], seed, grads)
         if optimizer is not None:
-            moments += _updates(optimizer, leaves, grads)
+            moments += _updates(optimizer, order, grads)
     rule_of_updates = "" if optimizer is None else (inspect.getdoc(type(optimizer)) or "").partition("\n")[0]
     return Lesson(Record(copies[last], order, moments, rule_of_updates))
 
 
-def _copied(last: Entry) -> tuple[dict[Entry, Entry], dict[Entry, Entry]]:
-    """A copy of each entry of a tape, values filled in; and for each copied leaf the leaf that holds its gradient."""
+def _copied(last: Entry) -> dict[Entry, Entry]:
+    """A copy of each entry of a tape, values filled in; a leaf's `root` is the one that holds its gradient."""
     copies: dict[Entry, Entry] = {}
-    leaves: dict[Entry, Entry] = {}
     for entry in history(last):
         for source in entry.inputs:  # a constant may be numbered after the op that made a leaf of it
             if isinstance(source, Entry) and source not in copies:
                 copies[source] = _copy(source, copies)
         if entry not in copies:
             copies[entry] = _copy(entry, copies)
-    for entry, copy in copies.items():
-        if entry.op is None:
-            leaves[copy] = entry.root or entry
-    return copies, leaves
+    return copies
 
 
 def _copy(entry: Entry, copies: Mapping[Entry, Entry]) -> Entry:
-    copy = Entry()
-    copy.number, copy.op, copy.attrs, copy.spec = len(copies), entry.op, entry.attrs, entry.spec
+    copy = duplicate(entry)
     copy.inputs = tuple([copies[i] if isinstance(i, Entry) else i for i in entry.inputs])
-    copy.state = ACTIVE if entry.state == CONSUMED else entry.state
-    copy.name, copy.code, copy.lasti = entry.name, entry.code, entry.lasti
-    copy.value = entry.value
+    if copy.state == CONSUMED:
+        copy.state = ACTIVE
     if copy.op is None:
-        copy.root = copy.grad = None  # type: ignore[assignment]
+        copy.root, copy.grad = entry.root or entry, None
     elif copy.value is None:
         known = [strong(i.value) if isinstance(i, Entry) else i for i in copy.inputs]
         copy.value = copy.op.evaluate(known, copy.attrs)
     return copy
 
 
-def _reverse(
-    output: Entry, seed: Value, leaves: Mapping[Entry, Entry], grads: dict[int, Value | None]
-) -> Iterator[Moment]:
+def duplicate(entry: Entry) -> Entry:
+    """Another entry that holds the same."""
+    copy = Entry()
+    for slot in Entry.__slots__:
+        if hasattr(entry, slot):
+            setattr(copy, slot, getattr(entry, slot))
+    return copy
+
+
+def _reverse(output: Entry, seed: Value, grads: dict[Entry, Value | None]) -> Iterator[Moment]:
     """What the reverse loop does; `grads` become what `backward` would leave in each leaf's `.grad`."""
     for kind, entry, *fields in events(output, seed, retain=True):
         if kind is Seed:
@@ -330,25 +332,21 @@ def _reverse(
             yield Moment(ACCUMULATE, entry, -1, total, contribution)
         else:
             (g,) = fields
-            leaf = id(leaves[entry])
-            before = grads[leaf]
-            grads[leaf] = g if before is None else as_value(before + g)
-            yield Moment(WRITE, entry, -1, grads[leaf], g)
+            before = grads[entry.root]
+            grads[entry.root] = total = g if before is None else as_value(before + g)
+            yield Moment(WRITE, entry, -1, total, g)
 
 
-def _updates(
-    optimizer: Optimizer, leaves: Mapping[Entry, Entry], grads: Mapping[int, Value | None]
-) -> Iterator[Moment]:
+def _updates(optimizer: Optimizer, order: Iterable[Entry], grads: Mapping[Entry, Value | None]) -> Iterator[Moment]:
     """What the optimiser's next step would do to each parameter that has a gradient."""
-    copies = {id(leaf): copy for copy, leaf in leaves.items()}
+    copies = {entry.root: entry for entry in order if entry.op is None}
     for p, state in zip(optimizer.parameters, optimizer.state, strict=True):
         entry = entry_of(p)
         root = entry.root or entry
-        g = grads.get(id(root), None if p.grad is None else p.grad._value)
+        g = grads.get(root, None if p.grad is None else p.grad._value)
         if g is not None:
             change, _ = optimizer.update(p._value, g, state or optimizer.initial(p._value), optimizer)
-            copy = copies.get(id(root), entry)
-            yield Moment(UPDATE, copy, -1, as_value(np.subtract(p._value, change)), as_value(change))
+            yield Moment(UPDATE, copies.get(root, entry), -1, as_value(np.subtract(p._value, change)), as_value(change))
 
 
 def _read_only(value: Value) -> Value:
