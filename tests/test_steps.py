@@ -324,6 +324,7 @@ def test_division_by_zero_is_seen_to_happen() -> None:
         lesson = ag.steps(f)
     assert lesson[1].card.numbers.text == "f = 1/0 = inf"  # type: ignore[union-attr]
     assert "stops being finite" in lesson[1].card.note
+    assert "  f = 1/x = inf  Here a number stops being finite." in lesson.text().splitlines()
     assert lesson.goto(-1).state.grads["x"] == -np.inf
 
 

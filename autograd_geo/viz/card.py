@@ -35,6 +35,8 @@ LONGEST_CHAIN = 5
 #: Arrays up to this size are written out in formulas.
 _SHORT = 6
 
+#: Said of a step that makes an infinity or NaN out of finite numbers.
+TROUBLE = "Here a number stops being finite."
 #: What happens, by kind, in the names of the value and of the operand.
 TITLES = {
     "given": "{0} is given",
@@ -244,7 +246,7 @@ def _notes(record: Record, k: int) -> list[str]:
     if moment.kind == UPDATE:
         notes.append(record.rule_of_updates)
     if _first_trouble(moment):
-        notes.append("Here a number stops being finite.")
+        notes.append(TROUBLE)
     return notes
 
 

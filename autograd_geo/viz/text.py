@@ -6,11 +6,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from .card import TROUBLE, Card
 from .steps import ACCUMULATE, FORWARD, LOCAL, SEED, UPDATE, WRITE, Lesson, Step, steps
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
-    from .card import Card
 
 _HEADINGS = {FORWARD: "forward", UPDATE: "update"}
 #: What each kind of step is printed in: parameters of the terminal's escape sequence.
@@ -33,6 +33,10 @@ def lesson_text(lesson: Lesson, color: bool | None = None) -> str:
 def line_of_step(step: Step) -> str:
     """One step in one line: what happens, and what comes of it."""
     card = step.card
+    return _told(step, card) + (f"  {TROUBLE}" if TROUBLE in card.note else "")
+
+
+def _told(step: Step, card: Card) -> str:
     assert card.rule is not None
     if card.passed is not None:
         return f"{card.passed.text},  {card.rule.text}"
