@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from . import viz as viz
     from .compiler import compile as compile
     from .diagnosis import diagnose as diagnose
-    from .viz import graph as graph
+    from .viz.graph import graph as graph
+    from .viz.steps import steps as steps
 
 __version__ = "0.1.0"
 
@@ -41,7 +42,8 @@ __all__ = [
     "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "compile",
     "custom", "diagnose", "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear",
     "linspace", "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled",
-    "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES, *(name for name in _functions if name in globals()),
+    "steps", "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES,
+    *(name for name in _functions if name in globals()),
 ]  # fmt: skip
 
 
@@ -49,10 +51,8 @@ def __getattr__(name: str) -> Any:
     """Parts that need more than NumPy load when they are first used."""
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "graph":
-        from .viz import graph
-
-        return graph
+    if name in ("graph", "steps"):
+        return getattr(importlib.import_module(f"{__name__}.viz"), name)
     if name == "compile":
         from .compiler import compile
 

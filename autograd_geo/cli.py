@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +38,75 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=_seed, default=73073, metavar="N", help="of everything random (default: 73073)")
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     demo.set_defaults(run=_demo)
+
+    step = commands.add_parser(
+        "step", help="step through the derivative of an expression",
+        description="Evaluate an expression at a point and step through its backward pass: in the terminal (arrows, "
+        "space to play, ? for help), as text, or as a page that works without a network.", epilog=_EXPRESSIONS,
+    )  # fmt: skip
+    _expression(step)
+    step.add_argument("--html", type=Path, metavar="FILE", help="write one page with everything in it to this file")
+    step.add_argument("--text", action="store_true", help="print every step (the default where there is no terminal)")
+    step.add_argument("--quiz", action="store_true", help="ask for each derivative before it is shown")
+    step.set_defaults(run=_step)
+
+    graph = commands.add_parser(
+        "graph", help="draw the graph of an expression",
+        description="Draw an expression at a point: values, gradients, local derivatives on the edges.",
+        epilog=_EXPRESSIONS,
+    )  # fmt: skip
+    _expression(graph)
+    graph.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="draw to this .svg, .png or .pdf (default: print Graphviz's source)",
+    )
+    graph.set_defaults(run=_graph)
     return top
+
+
+_EXPRESSIONS = (
+    "Expressions are written as in Python, with the functions of autograd_geo: '((x+y)*z)**2', 'sum(tanh(w*x))'. One "
+    "that starts with a minus goes after --. Exit codes: 0 done, 2 for what cannot be read or written, 130 interrupted."
+)
+
+
+def _expression(command: argparse.ArgumentParser) -> None:
+    command.add_argument("expression", metavar="EXPR", help="such as '((x+y)*z)**2'")
+    command.add_argument("values", nargs="*", metavar="NAME=VALUE", help="such as x=-2, or w=1,2,3 for an array")
+
+
+def _evaluated(args: argparse.Namespace) -> Tensor:
+    from .typed import evaluate, read_values
+
+    return evaluate(args.expression, read_values(args.values))
+
+
+def _step(args: argparse.Namespace) -> None:
+    from .viz import steps
+
+    if args.text and args.quiz:
+        raise ValueError("--quiz asks in the terminal or in a page; there is nobody to ask in --text")
+    lesson = steps(_evaluated(args))
+    if args.html is not None:
+        lesson.html(args.html, quiz=args.quiz)
+        print(f"written: {args.html}")
+    if args.text or (args.html is None and not args.quiz and not (sys.stdin.isatty() and sys.stdout.isatty())):
+        print(lesson.text())
+    elif args.html is None:
+        lesson.play(quiz=args.quiz)
+
+
+def _graph(args: argparse.Namespace) -> None:
+    from .viz import graph
+
+    drawing = graph(_evaluated(args))
+    if args.out is None:
+        print(drawing.dot)
+    else:
+        drawing.save(args.out)
+        print(f"written: {args.out}")
 
 
 def _seed(text: str) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import html
 import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -99,6 +100,8 @@ PRIMITIVES: dict[str, Primitive] = {
         for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")
     },
 }
+#: What only formulas for people contain: the derivative of one value with respect to another.
+_PRINTED = {"∂": Primitive(2, "∂{0}/∂{1}", r"\frac{{\partial {0}}}{{\partial {1}}}")}
 CONSTANTS = {"pi": math.pi, "inf": math.inf, "nan": math.nan}
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
@@ -142,50 +145,94 @@ def parse_declaration(text: str) -> Declaration:
     return Declaration(name, inputs, attrs, parse(body or f"{name}({head})", (*inputs, *attrs), text))
 
 
+class ExpressionError(ValueError):
+    """What is wrong with an expression, and from which character to which."""
+
+    def __init__(self, message: str, start: int = 0, end: int = 0) -> None:
+        super().__init__(message)
+        self.start, self.end = start, end
+
+
 def parse(text: str, names: Iterable[str], where: str | None = None) -> Node:
     """Parse one expression over `names`. Raises ValueError that names what is unknown and what there is."""
+    functions = {name: (p.arity, p.arity) for name, p in PRIMITIVES.items() if name.isidentifier()}
+    stack: list[Node] = []
+    try:
+        for item, count, _ in postfix(text.strip(), names, functions):
+            if not isinstance(item, str):
+                stack.append(item)
+                continue
+            arguments = tuple(stack[len(stack) - count :])
+            del stack[len(stack) - count :]
+            stack.append(negative(arguments[0]) if item == "u-" else Call(item, arguments))
+    except ExpressionError as error:
+        raise ValueError(f"op declaration {where or text!r}: {error}") from None
+    return stack[0]
+
+
+#: A number, a variable, or the name of a function and how many arguments it takes off the stack; and where it stands.
+Postfix: TypeAlias = tuple[Num | Var | str, int, ast.expr]
+
+
+def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, int]]) -> Iterator[Postfix]:
+    """An expression over `names` in the order in which it is evaluated.
+
+    `functions` says of each function the fewest and the most arguments it takes. Raises ExpressionError.
+    """
     known = set(names)
-    where = where or text
 
-    def fail(message: str) -> ValueError:
-        return ValueError(f"op declaration {where!r}: {message}")
+    def fail(message: str, node: ast.expr) -> ExpressionError:
+        encoded = text.encode()
+        start, end = (len(encoded[:n].decode(errors="ignore")) for n in (node.col_offset, node.end_col_offset or 0))
+        return ExpressionError(message, start, end)
 
-    def unknown(kind: str, name: str, among: Iterable[str]) -> ValueError:
+    def unknown(kind: str, name: str, among: Iterable[str], node: ast.expr) -> ExpressionError:
         near = difflib.get_close_matches(name, among, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return fail(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(among))})")
+        return fail(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(among))})", node)
 
-    def convert(node: ast.expr) -> Node:
+    def read(node: ast.expr) -> Iterator[Postfix]:
         match node:
             case ast.Constant(value=bool() | int() | float()):
-                return Num(float(node.value))  # type: ignore[arg-type]
+                yield Num(float(node.value)), 0, node  # type: ignore[arg-type]
             case ast.Name(id=name) if name in known:
-                return Var(name)
+                yield Var(name), 0, node
             case ast.Name(id=name) if name in CONSTANTS:
-                return Num(CONSTANTS[name])
+                yield Num(CONSTANTS[name]), 0, node
             case ast.Name(id=name):
-                raise unknown("name", name, known | set(CONSTANTS))
+                raise unknown("name", name, known | set(CONSTANTS), node)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return negative(convert(operand))
+                yield from call("u-", [operand], node)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return Call(_BINARY[type(op)], (convert(left), convert(right)))
+                yield from call(_BINARY[type(op)], [left, right], node)
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
-                return Call(_COMPARE[type(op)], (convert(left), convert(right)))
+                yield from call(_COMPARE[type(op)], [left, right], node)
             case ast.BoolOp(op=op, values=[left, right]):
-                return Call("&" if isinstance(op, ast.And) else "|", (convert(left), convert(right)))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
-                if name not in PRIMITIVES:
-                    raise unknown("function", name, {p for p in PRIMITIVES if p.isidentifier()})
-                if len(args) != PRIMITIVES[name].arity:
-                    raise fail(f"{name} takes {PRIMITIVES[name].arity} arguments, here it has {len(args)}")
-                return Call(name, tuple(convert(a) for a in args))
-        raise fail(f"{ast.unparse(node)!r} is not part of the expression language")
+                yield from call("&" if isinstance(op, ast.And) else "|", [left, right], node)
+            case ast.Call(func=ast.Name(id=name) as function, args=args, keywords=[]):
+                if name not in functions:
+                    raise unknown("function", name, functions, function)
+                fewest, most = functions[name]
+                if not fewest <= len(args) <= most:
+                    count = str(fewest) if fewest == most else f"{fewest} to {most}"
+                    raise fail(f"{name} takes {count} arguments, here it has {len(args)}", node)
+                yield from call(name, args, node)
+            case _:
+                hint = "; a power is written **" if isinstance(getattr(node, "op", None), ast.BitXor) else ""
+                raise fail(f"{ast.unparse(node)!r} is not part of the expression language{hint}", node)
+
+    def call(name: str, args: Sequence[ast.expr], node: ast.expr) -> Iterator[Postfix]:
+        for arg in args:
+            yield from read(arg)
+        yield name, len(args), node
 
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        yield from read(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
-        raise fail(f"{error.msg} in {text.strip()!r}") from None
-    return convert(tree.body)
+        at = (error.offset or 1) - 1
+        raise ExpressionError(error.msg, at, max(at + 1, (error.end_offset or 0) - 1)) from None
+    except (RecursionError, MemoryError):
+        raise ExpressionError("this expression is nested too deeply") from None
 
 
 # --- algebra --------------------------------------------------------------------------------------------------
@@ -313,6 +360,22 @@ def _number(value: float) -> str:
     return repr(value)
 
 
+def _printed(call: Call) -> Primitive:
+    """How a function prints for people, one that is no primitive by its name."""
+    return PRIMITIVES.get(call.fn) or _PRINTED.get(call.fn) or _function(call.fn, arity=len(call.args))
+
+
+def _is_negative(call: Call, operand: Node) -> bool:
+    """Whether a right operand starts with a sign where another one stands."""
+    return call.fn in ("+", "-", "*") and isinstance(operand, Call) and operand.fn == "u-"
+
+
+def is_square(call: Call) -> bool:
+    """Whether this is a variable times itself."""
+    x = call.args[0]
+    return call.fn == "*" and call.args[1] == x and isinstance(x, Var) and x.name[:1].isalpha()
+
+
 def latex(node: Node, names: Mapping[str, str] | None = None) -> str:
     """The expression as LaTeX mathematics, variables replaced by `names`."""
     names = names or {}
@@ -323,7 +386,7 @@ def latex(node: Node, names: Mapping[str, str] | None = None) -> str:
             return text if n.value >= 0 or level <= 4 else rf"\left({text}\right)"
         if isinstance(n, Var):
             return names.get(n.name, n.name)
-        primitive = PRIMITIVES[n.fn]
+        primitive = _printed(n)
         if n.fn == "/":
             return primitive.latex.format(emit(n.args[0], 0), emit(n.args[1], 0))
         if n.fn == "**":
@@ -345,11 +408,11 @@ def label(node: Node, names: Mapping[str, str] | None = None) -> str:
 
     def emit(n: Node, level: int) -> str:
         if isinstance(n, Num):
-            return f"{n.value:g}"
+            return f"{n.value:.6g}" if n.value >= 0 or level <= 3 else f"({n.value:.6g})"
         if isinstance(n, Var):
             return names.get(n.name, n.name)
-        primitive = PRIMITIVES[n.fn]
-        if n.fn == "**" or (n.fn == "*" and n.args[0] == n.args[1] and isinstance(n.args[0], Var)):
+        primitive = _printed(n)
+        if n.fn == "**" or is_square(n):
             exponent = n.args[1] if n.fn == "**" else Num(2.0)
             if isinstance(exponent, Num):
                 return emit(n.args[0], 9) + f"{exponent.value:g}".translate(_SUPERSCRIPT)
@@ -358,10 +421,74 @@ def label(node: Node, names: Mapping[str, str] | None = None) -> str:
             return f"|{emit(n.args[0], 0)}|"
         inner = 0 if primitive.level == 9 else primitive.level
         args = [emit(a, inner + (k > 0 and inner > 0)) for k, a in enumerate(n.args)]
+        args = [f"({t})" if k and _is_negative(n, a) else t for k, (t, a) in enumerate(zip(args, n.args, strict=True))]
         text = primitive.code.format(*args).replace(" * ", "·").replace(" / ", "/")
         return f"({text})" if primitive.level < level else text
 
     return emit(node, 0)
+
+
+def _mathml_function(name: str) -> str:
+    return f"<mi>{html.escape(name)}</mi><mo>&#x2061;</mo>"
+
+
+_PARENTHESISED = "<mrow><mo>(</mo>{}<mo>)</mo></mrow>"
+_MATHML = {
+    "/": "<mfrac><mrow>{0}</mrow><mrow>{1}</mrow></mfrac>",
+    "**": "<msup><mrow>{0}</mrow><mrow>{1}</mrow></msup>",
+    "u-": "<mo form='prefix'>−</mo>{0}",
+    "∂": "<mfrac><mrow><mo>∂</mo>{0}</mrow><mrow><mo>∂</mo>{1}</mrow></mfrac>",
+    "abs": "<mrow><mo>|</mo>{0}<mo>|</mo></mrow>",
+    "sqrt": "<msqrt>{0}</msqrt>",
+    "cbrt": "<mroot><mrow>{0}</mrow><mn>3</mn></mroot>",
+    "exp": "<msup><mi>e</mi><mrow>{0}</mrow></msup>",
+    "reciprocal": "<msup><mrow>{0}</mrow><mrow><mo>−</mo><mn>1</mn></mrow></msup>",
+    "floor": "<mrow><mo>⌊</mo>{0}<mo>⌋</mo></mrow>",
+    "ceil": "<mrow><mo>⌈</mo>{0}<mo>⌉</mo></mrow>",
+    "where": "<mrow><mo>{{</mo><mtable><mtr><mtd>{1}</mtd><mtd><mtext>if </mtext>{0}</mtd></mtr>"
+    "<mtr><mtd>{2}</mtd><mtd><mtext>otherwise</mtext></mtd></mtr></mtable></mrow>",
+    "log": _mathml_function("ln") + "<mrow><mo>(</mo>{0}<mo>)</mo></mrow>",
+} | {
+    fn: f"{{0}}<mo>{sign}</mo>{{1}}"
+    for fn, sign in {
+        "|": "∨", "&": "∧", "<": "&lt;", "<=": "≤", ">": "&gt;", ">=": "≥", "==": "=", "!=": "≠", "+": "+", "-": "−",
+        "*": "·",
+    }.items()
+}  # fmt: skip
+_ATOMS = frozenset(["/", "where"])  # need no parentheses around them, nor inside
+
+
+def mathml(node: Node, leaf: Callable[[Num | Var], str] | None = None) -> str:
+    """The expression as the content of a MathML element, which browsers typeset; `leaf` prints what has no parts."""
+    leaf = leaf or _mathml_leaf
+
+    def emit(n: Node, level: int) -> str:
+        if not isinstance(n, Call):
+            text = leaf(n)
+            negative = isinstance(n, Num) and math.copysign(1.0, n.value) < 0
+            return _PARENTHESISED.format(text) if negative and level > 3 else text
+        if is_square(n):
+            return emit(Call("**", (n.args[0], Num(2.0))), level)
+        strength = _printed(n).level
+        inner = 0 if strength == 9 or n.fn in _ATOMS else strength
+        levels = (9, 0) if n.fn == "**" else [inner + (k > 0 and inner > 0) for k in range(len(n.args))]
+        args = [emit(a, at) for a, at in zip(n.args, levels, strict=True)]
+        args = [
+            _PARENTHESISED.format(t) if k and _is_negative(n, a) else t
+            for k, (t, a) in enumerate(zip(args, n.args, strict=True))
+        ]
+        known = _MATHML.get(n.fn)
+        text = known.format(*args) if known else _mathml_function(n.fn) + _PARENTHESISED.format("<mo>,</mo>".join(args))
+        return _PARENTHESISED.format(text) if strength < level and n.fn not in _ATOMS else f"<mrow>{text}</mrow>"
+
+    return emit(node, 0)
+
+
+def _mathml_leaf(n: Num | Var) -> str:
+    if isinstance(n, Var):
+        return f"<mi>{html.escape(n.name)}</mi>"
+    text = {math.pi: "π"}.get(n.value, f"{n.value:.6g}".replace("-", "−").replace("inf", "∞"))
+    return f"<mn>{text}</mn>"
 
 
 # --- what the printed names mean ------------------------------------------------------------------------------

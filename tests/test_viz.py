@@ -27,11 +27,11 @@ def test_text_of_the_first_lecture() -> None:
         "  y = 5",
         "  z = -4",
         "  a = x + y = 3",
-        "  b = a × z = -12",
-        "  f = b ^ 2 = 144",
+        "  b = a·z = -12",
+        "  f = b² = 144",
     ]
-    assert "  ∂f/∂b ← ∂f/∂f · ∂f/∂b = 1 · (-24) = -24,  ∂f/∂b = 2·b" in lines
-    assert "  ∂f/∂z ← ∂f/∂b · ∂b/∂z = -24 · 3 = -72,  ∂b/∂z = a" in lines
+    assert "  ∂f/∂b ← ∂f/∂f·∂f/∂b = 1·(-24) = -24,  ∂f/∂b = 2·b" in lines
+    assert "  ∂f/∂z ← ∂f/∂b·∂b/∂z = (-24)·3 = -72,  ∂b/∂z = a" in lines
     assert lines[-3:] == ["  z.grad = -72", "  x.grad = 96", "  y.grad = 96"]
 
 

@@ -84,14 +84,15 @@ class Drawing:
         self._fill(sheet, "")
         for e in self.edges:
             style = {"penwidth": "2.2", "color": INK} if e.thick else {}
-            sheet.edge(e.start, e.end, label=f"<{e.label.markup}>" if e.label else "", **style)
+            label = f"<{e.label.markup}>" if e.label else ""
+            sheet.edge(e.start, e.end, label=label, id=f"{e.start}-{e.end}", **style)
         return str(sheet.source)
 
     def _fill(self, sheet: Any, frame: str) -> None:
         """Write the cards and frames that stand in a frame."""
         for name, card in self.cards.items():
             if card.frame == frame:
-                sheet.node(name, **_attributes(card))
+                sheet.node(name, id=name, **_attributes(card))
         for name, inner in self.frames.items():
             if inner.parent == frame:
                 with sheet.subgraph(name=f"cluster_{name}") as box:

@@ -1,85 +1,77 @@
-"""A tape and its backward pass as plain text, one derivative to a line."""
+"""A lesson as plain text, one step to a line, in colours where it goes to a terminal."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from typing import TYPE_CHECKING
 
-from .. import expr
-from ..backward import Accumulate, Local, Seed, Write, events
-from ..tape import Entry, history, value_of
-from ..tensor import Tensor, entry_of
-from ..value import strong
-from .values import names, number, operand
+from .card import TROUBLE, Card
+from .steps import ACCUMULATE, FORWARD, LOCAL, SEED, UPDATE, WRITE, Lesson, Step, steps
 
+if TYPE_CHECKING:
+    from ..tensor import Tensor
 
-def formula(entry: Entry, named: dict[Entry, str]) -> str:
-    """The operation of one entry with the names of its inputs: `a × z`, `sin(x)`."""
-    op = entry.op
-    if op is None:
-        return named[entry]
-    inputs = [operand(i, named) for i in entry.inputs]
-    if len(inputs) == 2 and op.family == "pointwise" and not op.symbol.isidentifier():
-        return f"{inputs[0]} {op.symbol} {inputs[1]}"
-    return f"{op.name}({', '.join(inputs)})"
+_HEADINGS = {FORWARD: "forward", UPDATE: "update"}
+#: What each kind of step is printed in: parameters of the terminal's escape sequence.
+COLORS = {FORWARD: "36", SEED: "35", LOCAL: "33", ACCUMULATE: "31", WRITE: "32", UPDATE: "34"}
 
 
-def local_derivative(entry: Entry, k: int, named: dict[Entry, str]) -> tuple[str, Any]:
-    """The derivative of an entry with respect to its k-th input: in symbols, and its value for pointwise ops."""
-    op = entry.op
-    assert op is not None
-    rule = op.rules[k]
-    assert rule is not None
-    if rule.partial is None:
-        return rule.label, None
-    inputs = dict(zip(op.inputs, entry.inputs, strict=True))
-    literals: dict[str, Any] = {x: i for x, i in inputs.items() if not isinstance(i, Entry)}
-    symbols = {x: named[i] for x, i in inputs.items() if isinstance(i, Entry)} | {"z": named[entry]}
-    text = expr.label(expr.simplify(rule.partial, {**entry.attrs, **literals}), symbols)
-    one = 1.0 if type(value_of(entry)) is float else strong(value_of(entry)) * 0 + 1
-    return text, rule.raw(strong(one), entry)
-
-
-def backward_text(output: Tensor, of: str | None = None) -> str:
-    """The forward and backward pass of a tape, derivative by derivative.
-
-    `of` names the output (default: its own name). The tape is not consumed, nor is any `.grad` written.
-    """
-    last = entry_of(output)
-    named = names(last)
-    if of is not None:
-        named[last] = of
-    top = named[last]
-    lines = ["forward"]
-    for entry in history(last):
-        value = number(value_of(entry))
-        lines.append(
-            f"  {named[entry]} = {value}"
-            if entry.op is None
-            else f"  {named[entry]} = {formula(entry, named)} = {value}"
-        )
-    lines.append("backward")
-    for kind, *fields in events(last, 1.0, retain=True, again=True):
-        if kind is Seed:
-            lines.append(f"  ∂{top}/∂{top} = 1")
-        elif kind is Local:
-            entry, k, g, contribution = fields
-            x = operand(entry.inputs[k], named)
-            symbols, value = local_derivative(entry, k, named)
-            local = f"∂{named[entry]}/∂{x}"
-            known = "" if value is None else f" = {number(g)} · {_signed(number(value))}"
-            rule = "" if entry.op.family != "pointwise" else f",  {local} = {symbols}"
-            lines.append(f"  ∂{top}/∂{x} ← ∂{top}/∂{named[entry]} · {local}{known} = {number(contribution)}{rule}")
-        elif kind is Accumulate:
-            entry, contribution, total = fields
-            before = number(strong(total) - contribution)
-            lines.append(
-                f"  ∂{top}/∂{named[entry]}: paths meet, {before} + {_signed(number(contribution))} = {number(total)}"
-            )
-        elif kind is Write:
-            entry, g = fields
-            lines.append(f"  {named[entry]}.grad = {number(g)}")
+def lesson_text(lesson: Lesson, color: bool | None = None) -> str:
+    """Every step of a lesson, under the headings forward, backward and update."""
+    colored = wants_color() if color is None else color
+    lines: list[str] = []
+    heading = None
+    for step in lesson:
+        if (new := _HEADINGS.get(step.kind, "backward")) != heading:
+            lines.append(paint(new, "1", colored))
+            heading = new
+        lines.append("  " + paint(line_of_step(step), COLORS[step.kind], colored))
     return "\n".join(lines)
 
 
-def _signed(text: str) -> str:
-    return f"({text})" if text.startswith("-") else text
+def line_of_step(step: Step) -> str:
+    """One step in one line: what happens, and what comes of it."""
+    card = step.card
+    return _told(step, card) + (f"  {TROUBLE}" if TROUBLE in card.note else "")
+
+
+def _told(step: Step, card: Card) -> str:
+    assert card.rule is not None
+    if card.passed is not None:
+        return f"{card.passed.text},  {card.rule.text}"
+    if step.kind == FORWARD and card.numbers is not None:
+        return f"{card.rule.text} = {card.value}"
+    if step.kind == ACCUMULATE and card.numbers is not None:
+        return card.numbers.text.replace(" =", ": paths meet,", 1)
+    return (card.numbers or card.rule).text
+
+
+def card_lines(card: Card, kind: str, colored: bool) -> list[str]:
+    """A card as lines of text: what happens, the formulas, the check, the user's line with its part marked."""
+    lines = [" " + paint(card.title, f"1;{COLORS[kind]}", colored), ""]
+    lines += [f"   {f.text}" for f in (card.rule, card.numbers, card.passed, card.chain) if f is not None]
+    lines += ["", *([f" {card.note}"] if card.note else [])]
+    if card.check is not None:
+        mark, color = {True: ("✓", "32"), False: ("✗", "31"), None: ("·", "33")}[card.check.agrees]
+        lines.append(f" {paint(mark, color, colored)} {card.check.text}")
+    if card.source is not None and card.source.text:
+        s = card.source
+        lines.append(f" {paint(f'{s.file}:{s.number}', '2', colored)}   {s.text}")
+        lines.append(" " * (len(f"{s.file}:{s.number}") + 4 + s.start) + paint("^" * (s.end - s.start), "33", colored))
+    return lines
+
+
+def paint(text: str, code: str, colored: bool) -> str:
+    """The text in a colour of the terminal, if wanted."""
+    return f"\x1b[{code}m{text}\x1b[0m" if colored else text
+
+
+def wants_color() -> bool:
+    """Whether standard output is a terminal whose user has not asked for none (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and sys.stdout.isatty()
+
+
+def backward_text(output: Tensor, of: str | None = None) -> str:
+    """The forward and backward pass of a tape, derivative by derivative: the text of `steps(output, of=of)`."""
+    return steps(output, of=of).text(color=False)

@@ -1,0 +1,361 @@
+"use strict";
+
+/* Shows a lesson in `root`; `data` is what lesson_page.py's lesson_data makes, `keys` where keys are listened for. */
+const mountLesson = (() => {
+  const SKELETON = `
+    <section class="picture" aria-label="Computation graph"><div class="drawing"></div></section>
+    <section class="card" aria-label="Step">
+      <p class="kind"></p><h2 class="title"></h2>
+      <div class="formulas"></div>
+      <form class="quiz" hidden>
+        <div class="given"></div>
+        <label class="asked"><span></span><input inputmode="text" autocomplete="off" spellcheck="false"
+          placeholder="its value"></label>
+        <button class="try">Check</button><button type="button" class="reveal">Show it</button>
+        <fieldset><legend>or pick the expression</legend><div class="options"></div></fieldset>
+      </form>
+      <p class="verdict" role="status"></p>
+      <p class="check"></p><p class="note"></p>
+      <figure class="source"><figcaption></figcaption><code></code></figure>
+    </section>
+    <section class="known" aria-label="All values and derivatives" tabindex="0"></section>
+    <section class="controls" aria-label="Player">
+      <div class="track" aria-hidden="true"></div>
+      <input class="scrubber" type="range" min="0" step="1" aria-label="Step">
+      <div class="buttons">
+        <button class="first" title="First step (Home)" aria-label="First step">«</button>
+        <button class="prev" title="Back (←)" aria-label="One step back">‹</button>
+        <button class="play" title="Play (space)" aria-label="Play">▶ Play</button>
+        <button class="next" title="On (→)" aria-label="One step on">›</button>
+        <button class="last" title="Last step (End)" aria-label="Last step">»</button>
+        <output class="place"></output>
+        <label>Speed <select class="speed"><option value="3000">slow</option><option value="1500" selected>normal</option>
+          <option value="600">fast</option><option value="150">very fast</option><option value="16">film</option>
+        </select></label>
+        <label><input class="ask" type="checkbox"> Predict first</label>
+      </div>
+    </section>
+    <p class="spoken" role="status" aria-live="polite"></p>`;
+  const WORDS = {
+    given: "given", forward: "forward", seed: "start", local: "local derivative", accumulate: "paths meet",
+    write: "gradient", update: "update",
+  };
+
+  return (root, data, keys = root) => {
+    const find = (selector) => root.querySelector(selector);
+    const element = (tag, className = "", text = "") => {
+      const made = document.createElement(tag);
+      if (className) made.className = className;
+      made.textContent = text;
+      return made;
+    };
+    root.classList.add("ag-lesson");
+    root.innerHTML = SKELETON;
+
+    // --- what is known when: for each value the steps at which it, or the derivative by it, becomes known
+    const last = data.steps.length - 1;
+    const words = data.words;
+    const kindOf = (k) => words[data.steps[k][0]];
+    const computed = new Array(data.nodes.length).fill(-1);
+    const changes = data.nodes.map(() => []);
+    const written = new Map();
+    const flows = new Map();  // "input>value" to the steps of its local derivatives
+    data.steps.forEach(([, node, operand], k) => {
+      const kind = kindOf(k);
+      if (kind === "given" || kind === "forward") computed[node] = k;
+      else if (kind === "local") {
+        if (!changes[operand].length) changes[operand].push(k);
+        const edge = `${operand}>${node}`;
+        flows.set(edge, [...(flows.get(edge) || []), k]);
+      } else if (kind === "write") written.set(node, k);
+      else if (kind !== "update") changes[node].push(k);
+    });
+    const isKnown = (node, k) => computed[node] >= 0 && computed[node] <= k;
+    const derivative = (node, k) => {
+      const steps = changes[node];
+      let low = 0, high = steps.length;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (steps[middle] <= k) low = middle + 1; else high = middle;
+      }
+      return low ? data.steps[steps[low - 1]][3] : null;
+    };
+    const minus = (text) => text.replace(/-/g, "−");
+
+    // --- formulas: templates are ours, what fills them is text only
+    const parsed = new Map();
+    const formula = (template, fills) => {
+      if (!parsed.has(template)) {
+        const holder = element("span", "formula");
+        holder.innerHTML = data.templates[template].map((side) => `<math displaystyle="true">${side}</math>`).join(" ");
+        parsed.set(template, holder);
+      }
+      const made = parsed.get(template).cloneNode(true);
+      for (const place of made.querySelectorAll("[data-fill]")) {
+        const fill = fills[place.dataset.fill];
+        if (typeof fill === "number") place.textContent = data.nodes[fill][0];
+        else if (/^\[\[?[^[\]]+\]/.test(fill)) place.replaceWith(matrix(fill));
+        else place.textContent = fill;
+      }
+      return made;
+    };
+    const MATHML = "http://www.w3.org/1998/Math/MathML";
+    const math = (tag, ...parts) => {
+      const made = document.createElementNS(MATHML, tag);
+      made.append(...parts);
+      return made;
+    };
+    const matrix = (text) => {
+      const rows = text.slice(1, -1).split("]").map((row) => row.replace(/^[\s,[]+/, "")).filter((row) => row);
+      const cell = (number) => math("mtd", math("mn", minus(number.trim().replace(/\.$/, ""))));
+      const made = rows.map((row) => math("mtr", ...row.split(",").map(cell)));
+      const table = math("mtable", ...made);
+      table.setAttribute("class", "matrix");
+      return table;
+    };
+    const formulas = ([row, ...fills]) => data.rows[row].filter((t) => t >= 0).map((t) => formula(t, fills));
+
+    // --- pictures
+    const drawing = find(".drawing");
+    const boxes = new Map(), edges = [];
+    if (data.drawing) {
+      drawing.innerHTML = data.drawing;
+      const svg = drawing.querySelector("svg");
+      svg.style.setProperty("--wide", `${svg.viewBox.baseVal.width}px`);
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", `Computation graph of ${data.top}`);
+      const seen = new Map();
+      for (const group of svg.querySelectorAll("g.node, g.edge")) {
+        const [, from, to] = /^v(\d+)(?:-v(\d+))?$/.exec(group.id) || [];
+        group.querySelector("title")?.remove();
+        group.removeAttribute("id");
+        if (to === undefined && data.nodes[from]) {
+          const slope = [...group.querySelectorAll("text")].find((t) => /^\s*gradient/.test(t.textContent));
+          boxes.set(Number(from), { group, slope });
+        } else if (to !== undefined) {
+          const edge = `${from}>${to}`, n = seen.get(edge) || 0;
+          seen.set(edge, n + 1);
+          edges.push({ group, step: (flows.get(edge) || [])[n] });
+        }
+      }
+    } else drawing.classList.add("near");
+
+    const paintDrawing = (k, kind, node, operand) => {
+      for (const [n, { group, slope }] of boxes) {
+        const value = derivative(n, k);
+        group.classList.toggle("dim", !isKnown(n, k));
+        const live = n === (kind === "local" ? operand : node);
+        group.classList.toggle("live", live);
+        if (live) {  // keep it in sight where the drawing is wider than its window
+          const here = group.getBoundingClientRect(), frame = drawing.getBoundingClientRect();
+          drawing.scrollLeft += here.left + here.width / 2 - frame.left - frame.width / 2;
+          drawing.scrollTop += here.top + here.height / 2 - frame.top - frame.height / 2;
+        }
+        if (slope && changes[n].length)
+          slope.textContent = slope.textContent.replace(/gradient.*/, `gradient ${value === null ? "?" : minus(value)}`);
+      }
+      for (const { group, step } of edges) {
+        group.classList.toggle("passed", step !== undefined && step <= k);
+        group.classList.toggle("live", step === k);
+      }
+    };
+    const box = (n, k, live) => {
+      const made = element("div", live ? "box live" : "box");
+      made.append(element("b", "", data.nodes[n][0]), element("span", "", isKnown(n, k) ? minus(data.nodes[n][1]) : "·"));
+      const value = derivative(n, k);
+      if (changes[n].length) made.append(element("i", "", `gradient ${value === null ? "?" : minus(value)}`));
+      return made;
+    };
+    const readers = data.nodes.map(() => []);
+    data.nodes.forEach(([, , , inputs], n) => inputs.forEach((i) => readers[i].push(n)));
+    const column = (nodes, k, live) => {
+      const made = element("div", "column");
+      for (const n of nodes.slice(0, 4)) made.append(box(n, k, n === live));
+      if (nodes.length > 4) made.append(element("span", "more", `and ${nodes.length - 4} more`));
+      return made;
+    };
+    const paintNear = (k, kind, node, operand) => {
+      const live = kind === "local" ? operand : node;
+      const parts = [[...new Set(data.nodes[node][3])], [node], [...new Set(readers[node])]].filter((p) => p.length);
+      drawing.replaceChildren(...parts.flatMap((nodes, n) =>
+        n ? [element("span", "arrow", "→"), column(nodes, k, live)] : [column(nodes, k, live)]));
+    };
+
+    const table = find(".known");
+    const rows = [];
+    if (data.nodes.length > 400) table.remove();
+    else {
+      const made = element("table");
+      const head = made.createTHead().insertRow();
+      for (const text of ["name", "value", `derivative of ${data.top}`]) {
+        const cell = element("th", "", text);
+        cell.scope = "col";
+        head.append(cell);
+      }
+      const body = made.createTBody();
+      data.nodes.forEach(([name]) => {
+        const row = body.insertRow();
+        const cell = element("th", "", name);
+        cell.scope = "row";
+        row.append(cell, element("td"), element("td"));
+        rows.push(row);
+      });
+      table.append(made);
+    }
+    const paintTable = (k, live) => {
+      rows.forEach((row, n) => {
+        const value = derivative(n, k);
+        row.children[1].textContent = isKnown(n, k) ? minus(data.nodes[n][1]) : "";
+        row.children[2].textContent = value === null ? "" : minus(value) + (written.get(n) <= k ? " → .grad" : "");
+        row.classList.toggle("live", n === live);
+      });
+      const row = rows[live];
+      if (row) table.scrollTop = row.offsetTop - (table.clientHeight - row.clientHeight) / 2;
+    };
+
+    // --- the quiz: compares with the answers in the data, knows no errors of its own
+    const shown = new Set();
+    const number = new RegExp(`^(${data.judging.number})(?:/(${data.judging.number}))?$`);
+    const read = (text) => {
+      const match = number.exec(text.trim().replace(/−/g, "-").replace(/,/g, ".").replace(/ /g, ""));
+      if (!match || (match[2] && Number(match[2]) === 0)) return null;
+      return Number(match[1]) / Number(match[2] || 1);
+    };
+    const close = (a, b) => Math.abs(a - b) <=
+      Math.max(data.judging.relative * Math.max(Math.abs(a), Math.abs(b)), data.judging.absolute);
+    const answered = (option) => {
+      const verdict = option === null ? data.judging.unreadable :
+        option === undefined ? data.judging.unknown : words[option[2]];
+      if (option && option === data.questions[position][1][0]) shown.add(position);
+      show(position, verdict);
+      if (!asking(position)) find(".next").focus();
+    };
+    const asking = (k) => find(".ask").checked && k in data.questions && !shown.has(k);
+    const ask = (k) => {
+      const [given, options] = data.questions[k];
+      const [asked, ...known] = formulas(given);
+      find(".given").replaceChildren(...known);
+      find(".asked span").replaceChildren(asked, " = ");
+      const order = [...options].sort((a, b) => (String(a[1]) < String(b[1]) ? -1 : 1));
+      find(".options").replaceChildren(...order.map((option) => {
+        const button = element("button");
+        button.type = "button";
+        const [math] = formulas(option[1]);
+        button.append(math);
+        button.onclick = () => answered(option);
+        return button;
+      }));
+    };
+    find(".quiz").onsubmit = (event) => {
+      event.preventDefault();
+      const value = read(find(".asked input").value);
+      answered(value === null ? null : data.questions[position][1].find((option) => close(value, option[0])));
+    };
+    find(".reveal").onclick = () => { shown.add(position); show(position); find(".next").focus(); };
+
+    // --- one step
+    const player = { go: (k) => move(k), moved: () => {} };
+    let position = 0, timer = 0;
+    const show = (k, verdict = "") => {
+      const moved = k !== position;
+      position = k;
+      if (moved) player.moved(k);
+      const [titled, node, operand, value, told, check, note] = data.steps[k];
+      const kind = words[titled], hidden = asking(k);
+      const title = data.titles[kind].replace(/\{(\d)\}/g, (_, n) => data.nodes[n === "0" ? node : operand][0]);
+      root.dataset.step = k;
+      root.dataset.kind = kind;
+      root.dataset.asking = hidden;
+      find(".kind").textContent = WORDS[kind];
+      find(".title").textContent = hidden ? "What comes next?" : title;
+      find(".formulas").replaceChildren(...(hidden ? [] : formulas(told)));
+      find(".quiz").hidden = !hidden;
+      if (hidden) {
+        if (moved || !find(".options").children.length || !verdict) ask(k);
+        if (moved) find(".asked input").value = "";
+      }
+      find(".verdict").textContent = verdict;
+      find(".verdict").className = `verdict ${hidden ? "wrong" : "right"}`;
+      const said = hidden || !check ? "" :
+        words[check[1]].replace(/\{(\d)\}/g, (_, n) => minus(check[2 + Number(n)]));
+      find(".check").textContent = said;
+      find(".check").className = `check ${check ? check[0] : ""}`;
+      find(".note").textContent = hidden ? "" : words[note];
+      const source = data.nodes[node][4];
+      find(".source").hidden = !source;
+      if (source) {
+        const [place, line] = data.lines[source[0]];
+        find(".source figcaption").textContent = place;
+        find(".source code").replaceChildren(
+          line.slice(0, source[1]), element("mark", "", line.slice(source[1], source[2])), line.slice(source[2]));
+      }
+      const known = hidden ? k - 1 : k;
+      (data.drawing ? paintDrawing : paintNear)(known, kind, node, operand);
+      paintTable(known, kind === "local" ? operand : node);
+      find(".scrubber").value = k;
+      find(".scrubber").setAttribute("aria-valuetext", `Step ${k + 1} of ${last + 1}: ${title}`);
+      find(".place").textContent = `${k + 1} / ${last + 1}`;
+      find(".spoken").textContent = verdict || (hidden ? "What comes next?" : `Step ${k + 1}. ${title}: ${minus(value)}. ${said}`);
+    };
+    const go = (k) => show(Math.min(Math.max(k, 0), last));
+    const stop = () => {
+      clearTimeout(timer);
+      timer = 0;
+      find(".play").textContent = "▶ Play";
+      find(".play").setAttribute("aria-label", "Play");
+    };
+    const tick = () => {
+      if (position >= last || asking(position)) return stop();
+      go(position + 1);
+      timer = setTimeout(tick, Number(find(".speed").value));
+    };
+    const play = () => {
+      if (timer) return stop();
+      find(".play").textContent = "‖ Pause";
+      find(".play").setAttribute("aria-label", "Pause");
+      timer = setTimeout(tick, position >= last ? 0 : Math.min(300, Number(find(".speed").value)));
+      if (position >= last) go(0);
+    };
+    const move = (k) => { stop(); go(k); };
+
+    // --- controls
+    const scrubber = find(".scrubber");
+    scrubber.max = last;
+    let pending = 0;
+    scrubber.oninput = () => {  // at most one step is drawn for a frame
+      cancelAnimationFrame(pending);
+      pending = requestAnimationFrame(() => move(Number(scrubber.value)));
+    };
+    find(".first").onclick = () => move(0);
+    find(".prev").onclick = () => move(position - 1);
+    find(".next").onclick = () => move(position + 1);
+    find(".last").onclick = () => move(last);
+    find(".play").onclick = play;
+    find(".ask").checked = data.quiz;
+    find(".ask").onchange = () => show(position);
+    keys.addEventListener("keydown", (event) => {
+      if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea")) return;
+      const page = Math.max(10, Math.round(last / 20));
+      const act = {
+        ArrowRight: () => move(position + 1), ArrowLeft: () => move(position - 1), Home: () => move(0),
+        End: () => move(last), PageDown: () => move(position + page), PageUp: () => move(position - page),
+        " ": event.target.closest("button, summary") ? null : play,
+      }[event.key];
+      if (act) {
+        event.preventDefault();
+        act();
+      }
+    });
+
+    // The track under the scrubber shows which kinds of steps are where.
+    const track = find(".track");
+    const cuts = Math.min(last + 1, 240);
+    for (let n = 0; n < cuts; n += 1) {
+      const piece = element("span");
+      piece.dataset.kind = kindOf(Math.floor((n * (last + 1)) / cuts));
+      track.append(piece);
+    }
+    show(0);
+    return player;
+  };
+})();
