@@ -73,8 +73,7 @@ class Compiled(Generic[P, R]):
                     if recorded.pullback is not None:
                         return recorded.pullback.attach(result, args, kwargs)  # type: ignore[no-any-return]
                     return result  # type: ignore[no-any-return]
-            with _collector_paused():
-                return self._first_call(args, kwargs)
+            return self._first_call(args, kwargs)
 
     @property
     def recorded(self) -> tuple[Recorded, ...]:
@@ -95,7 +94,8 @@ class Compiled(Generic[P, R]):
                 stacklevel=3,
             )
             return self._fn(*map_leaves(_as_recorded, args), **map_leaves(_as_recorded, kwargs))
-        result, recorded = _record(self._fn, args, kwargs)
+        with _collector_paused():
+            result, recorded = _record(self._fn, args, kwargs)
         self._count += 1
         self._recordings.insert(0, recorded)
         return result  # type: ignore[no-any-return]
