@@ -11,6 +11,8 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -80,12 +82,28 @@ def _load(source: str) -> Any:
 def _kept(name: str, path: Path, text: str) -> Any:
     """A kernel from its files, which are made if they are not there, or not as they were written."""
     note = path.with_suffix(".sha256")
-    if not note.exists() or note.read_bytes() != _digest(path):
-        _discard(path)
-    _write_once(path, text.encode())
-    function = _module(name, path).kernel
-    _write_once(note, _digest(path))
+    with _only_process(path.with_suffix(".lock")):
+        if not note.exists() or note.read_bytes() != _digest(path):
+            _discard(path)
+        _write_once(path, text.encode())
+        function = _module(name, path).kernel
+        _write_once(note, _digest(path))
     return function
+
+
+@contextmanager
+def _only_process(path: Path) -> Iterator[None]:
+    """One process at a time: others wait here. The lock goes with the process, however that ends."""
+    with path.open("wb") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _compiled_files(path: Path) -> list[Path]:
@@ -124,7 +142,7 @@ def _module(name: str, path: Path) -> ModuleType:
 
 
 def _write_once(path: Path, content: bytes) -> None:
-    """Write a file unless it is there; another process may do so at the same time."""
+    """Write a file unless it is there, so that it is never there in part."""
     if path.exists() and path.read_bytes() == content:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
