@@ -89,9 +89,12 @@ def _visit_class(cls: type, found: Conditions, seen: set[int]) -> None:
 
 
 def _is_library(module: str | None) -> bool:
-    """Whether a module is one whose functions do not change what they read."""
+    """Whether a module is installed: what its functions read is their own affair."""
     top = (module or "").split(".")[0]
-    return top in ("autograd_geo", "numpy", "scipy") or top in sys.stdlib_module_names
+    if top in ("autograd_geo", "builtins") or top in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -137,7 +140,10 @@ def _visit(place: Place, value: Any, found: Conditions, seen: set[int]) -> None:
         _visit_items(value, found, seen)
     elif hasattr(value, "__dict__") and not _guards_itself(value):
         _visit_class(type(value), found, seen)
+        installed = _is_library(type(value).__module__) and not type(value).__module__.startswith("autograd_geo.")
         for name, v in list(vars(value).items()):
+            if installed and not isinstance(v, (*_SIMPLE, np.ndarray)):
+                continue  # its insides may lead anywhere
             _visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v, found, seen)
 
 
