@@ -60,7 +60,9 @@ class _Scalars:
         self._classify()
         #: The operands of entry k stand from starts[k] on: places of entries, or from len(entries) on, of literals.
         self.values = self.operands.copy()
-        self.values[self.operands < 0] = len(entries) + _numbered(self.literals)
+        literal = np.flatnonzero(self.operands < 0)
+        users = self.code[np.searchsorted(self.starts, literal, "right") - 1]
+        self.values[literal] = len(entries) + _numbered(self.literals, users)
         self.source = np.arange(len(entries) + len(self.literals))  # where a value that is handed on comes from
         _pass_on(self.starts, self.values, self.code, self.source, _hash_table(len(entries)))
         self.level = np.zeros(len(entries), np.int64)
@@ -212,10 +214,16 @@ class _Scalars:
             graph.nodes[entries[k]] = graph.reshape(graph.nodes[entries[self.source[k]]], entries[k].shape)
 
 
-def _numbered(literals: Sequence[Any]) -> Array:
-    """For each number the place of the first that is the same; 0.0 and -0.0 are not."""
+def _numbered(literals: Sequence[Any], users: Array) -> Array:
+    """For each number the place of the first that is the same for the same instruction; 0.0 and -0.0 are not.
+
+    Instructions for other dtypes have the number in other bits.
+    """
     first: dict[Any, int] = {}
-    return np.array([first.setdefault((type(x), x or str(x)), k) for k, x in enumerate(literals)], np.int64)
+    return np.array(
+        [first.setdefault((type(x), x or str(x), u), k) for k, (x, u) in enumerate(zip(literals, users, strict=True))],
+        np.int64,
+    )
 
 
 def _origins(entries: Sequence[Entry]) -> dict[Entry, int]:
