@@ -135,7 +135,8 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
     It is recorded when it is first called with arguments of new shapes or dtypes: Python runs it once, and every op
     (forward, backward, updates in place) becomes part of a program of kernels that later calls run. Arguments are
     tensors, arrays, numbers, modules and nested lists, tuples and dicts of them. Where Python reads a value, the other
-    branch is recorded when it is first taken; what a function prints, it prints while it is recorded only.
+    branch is recorded when it is first taken; what a function prints, it prints while it is recorded only. Variables of
+    its module and its closure are read anew or compared in each call; those of installed packages are taken as fixed.
 
     A result that requires a gradient is on the tape: `backward()` and transforms go through it once, to what it was
     computed from. Raises CompileError, a TypeError, for a function that would not do the same in each call: one that
