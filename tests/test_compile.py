@@ -436,6 +436,29 @@ def test_what_others_see_of_a_parameter_does_not_change_with_it() -> None:
     np.testing.assert_allclose(w.grad.numpy(), 2 * before[0])
 
 
+def test_equal_counts_of_steps_may_become_different() -> None:
+    _, often, step = training()
+    c = ag.nn.Parameter(1.0)
+    once = ag.optim.Adam([c], lr=0.1)
+
+    def twice(x: Any) -> None:
+        step(x)
+        step(x)
+        once.zero_grad()
+        (c * c).backward()
+        once.step()
+
+    fast, x = ag.compile(twice), np.ones((4, 3))
+    once.state[0] = {"step": 3, "mean": np.array(0.1), "square": np.array(0.1)}
+    twice(x)
+    for _ in range(2):
+        for state in (*often.state, *once.state):
+            state["step"] = 3
+        fast(x)
+        assert [s["step"] for s in (*often.state, *once.state)] == [5, 5, 4]
+    assert fast.recordings == 1
+
+
 def test_a_step_goes_on_from_state_that_was_loaded() -> None:
     (w, b), optimizer, step = training()
     (v, c), other, same_step = training()

@@ -298,7 +298,8 @@ def _pass_on(starts: Any, values: Any, code: Any, source: Any, table: Any) -> No
         if code[k] <= _SAME:
             source[k] = values[starts[k] + _SAME - code[k]]
         elif code[k] != _OTHER:
-            at &= mask
+            at *= 0x5851F42D4C957F2D  # spreads what stands side by side
+            at = (at ^ at >> 29) & mask
             while table[at] >= 0 and not _is_alike(starts, values, code, table[at], k):
                 at = (at + 1) & mask
             if table[at] < 0:
