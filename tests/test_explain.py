@@ -502,3 +502,20 @@ def test_graph_of_many_different_values_draws_steps() -> None:
 def test_the_compiler_does_not_need_the_drawing() -> None:
     code = "import autograd_geo.compiler, sys; assert not [m for m in sys.modules if m.startswith('autograd_geo.viz')]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_gather_counts_its_positions_and_what_they_take() -> None:
+    fast = ag.compile(lambda x, i: ag.take(x, i, 0) * 2.0)
+    x, i = np.arange(60.0).reshape(30, 2), np.array([0, 2, 2, 5])
+    fast(x, i)
+    (*_, step) = fast.explain(measure=False).recordings[0].steps
+    assert (step.read, step.written) == (8 * 8 + 4 * 8 + 8, 8 * 8)  # elements, positions, the number 2
+    assert "take" in str(fast.explain()) and "<svg" in fast.graph().svg()
+
+
+def test_joins_and_running_sums_are_explained() -> None:
+    fast = ag.compile(lambda x: ag.cumsum(x) + ag.stack([x * k for k in range(12)]).sum(0))
+    fast(np.ones(5))
+    report = fast.explain()
+    assert "cumsum" in str(report) and "many arrays are joined" in str(report)
+    assert "<svg" in fast.graph().svg()

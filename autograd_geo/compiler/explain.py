@@ -21,7 +21,7 @@ import numpy as np
 from ..tape import GRADIENTS, Entry, line_at
 from ..tensor import Tensor
 from . import report
-from .graph import INPUT, MAP, MOVE, PRODUCT, TABLE, Node, is_ours, unknown_types
+from .graph import GATHER, INPUT, MAP, MOVE, PRODUCT, TABLE, Node, is_ours, unknown_types
 from .moves import Move, Shape
 from .profile import Times
 from .profile import measure as measured
@@ -316,7 +316,7 @@ def _condition(read: Any) -> str:
 
 
 class Traffic:
-    """Counts the bytes that steps have to move."""
+    """Counts the bytes that steps have to move; of what is gathered, as many elements as there are positions."""
 
     def __init__(self, stored: set[Node]) -> None:
         self._stored = stored
@@ -333,17 +333,23 @@ class Traffic:
             return read + (0 if what.kind == PRODUCT else _tables(step)), written
         maps = {n for n in what.nodes if n.kind == MAP}
         whole: set[Node] = set()
+        gathered = 0
         parts: dict[Node, dict[tuple[Move, int], None]] = {}
         for a in dict.fromkeys(a for n in what.nodes for a in n.args if a not in maps):
             root = storage(a)
             if root is not None:
                 whole.add(root)
                 continue
+            if a.kind == GATHER:
+                source, index = (next(iter(sources(b))) for b in a.args)
+                whole.add(index)
+                gathered += min(_bytes(a), _bytes(source))
+                continue
             for k, b in enumerate(a.args):
                 root = storage(b)
                 assert root is not None
                 parts.setdefault(root, {})[a.data, k] = None
-        read = sum(map(_bytes, whole))
+        read = gathered + sum(map(_bytes, whole))
         read += sum(self._count(tuple(p)) * n.dtype.itemsize for n, p in parts.items() if n not in whole)
         return read + _tables(step), sum(_bytes(n) for n in what.nodes if n in self._stored)
 
