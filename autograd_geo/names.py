@@ -93,3 +93,8 @@ def _stored_next(code: CodeType, lasti: int) -> str | None:
                 name = str(following.argval)
             return name if name.isidentifier() else None  # not what a tool made up
     return None
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "�" for c in text)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..names import printable
 from ..tape import GRADIENTS, Entry, line_at
 from ..tensor import Tensor
 from . import report
@@ -428,11 +429,6 @@ def _place(code: Any, lasti: int) -> tuple[str | None, str]:
         return None, ""
     file, line = line_at(code, lasti)
     return printable(f"{os.path.basename(file)}:{line}"), printable(linecache.getline(file, line).strip())
-
-
-def printable(text: str) -> str:
-    """Text on one line, in which nothing controls what shows it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def arguments_text(fn: Any, args: Any, kwargs: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..expr import Call, Node, Var, names_in
-from ..names import span
+from ..names import printable, span
 from ..tape import Entry
 from .difference import Check, check
 from .formulas import (
@@ -28,7 +28,6 @@ from .formulas import (
     total,
 )
 from .steps import ACCUMULATE, FORWARD, LOCAL, SEED, UPDATE, WRITE, Moment, Record, reached
-from .values import printable
 
 #: Factors of a chain that are written out; it starts with the derivative of the output by the value before them.
 LONGEST_CHAIN = 5

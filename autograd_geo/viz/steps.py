@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 
 from ..backward import Accumulate, Local, Seed, events, seed_of
+from ..names import printable
 from ..tape import ACTIVE, CONSTANT, CONSUMED, Entry, history, tape
 from ..tensor import Tensor, entry_of
 from ..value import Value, as_value, strong
-from .values import names, printable
+from .values import names
 
 if TYPE_CHECKING:
     from ..optim.optimizers import Optimizer

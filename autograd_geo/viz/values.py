@@ -83,11 +83,6 @@ def _labels(order: Sequence[Entry]) -> dict[Entry, str | None]:
     return found
 
 
-def printable(text: str) -> str:
-    """The text without control characters, which would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "�" for c in text)
-
-
 def _subscript(n: int) -> str:
     return str(n).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
