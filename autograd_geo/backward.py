@@ -6,15 +6,17 @@ transforms drain it, a lesson steps through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from sys import getrefcount
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy import add, float64, ndarray
 
-from .tape import CONSTANT, CONSUMED, TRACING, Entry, consume, describe, mode, set_grad_enabled, tape, tracer
-from .tensor import Tensor, constant, entry_of
+from .op import functions
+from .support import Support, may_matter
+from .tape import CONSTANT, CONSUMED, TRACING, Entry, consume, describe, mode, recording, set_grad_enabled, tape, tracer
+from .tensor import Tensor, constant, entry_of, tensor
 from .value import SCALAR, UNSHARED, Value, as_value, from_user
 
 
@@ -62,10 +64,40 @@ def events(
     `quiet`, for those who want the result only, just the `Write` events are told.
 
     Cotangents are raw values; tensors if `traced`, when the pass itself is to be recorded. Entries numbered
-    below `since` are left alone. Unless `retain`, each entry is consumed once it has been passed; `again` passes
-    over consumed entries that are still complete, to look at them.
+    below `since` are left alone. Unless `retain`, the entries that were passed are consumed at the end; `again`
+    passes over consumed entries that are still complete, to look at them.
+
+    A pass that ends in a NaN is made again with the supports of its cotangents: an infinite derivative of what the
+    output does not depend on does not count. One that is differentiated again has them in any case.
     """
+    passed: list[Entry] = []
     order, cotangents = tape(output, since, again)
+    doubtful = traced and recording() and may_matter(order)
+    if not doubtful:
+        for _ in _loop(output, seed, order, cotangents, passed, traced, None, True):
+            pass
+        doubtful = _has_nan(cotangents.values(), traced, order)
+    if doubtful or not quiet:
+        passed.clear()
+        order, cotangents = tape(output, since, again)
+        support = Support(output, traced) if doubtful else None
+        yield from _loop(output, seed, order, cotangents, passed, traced, support, quiet)
+    if not retain:
+        for entry in passed:
+            if type(entry.value) is float or traced:
+                entry.state = CONSUMED
+            else:
+                consume(entry)
+    for entry, g in cotangents.items():
+        if g is not None:
+            yield Write, entry, g
+
+
+def _loop(
+    output: Entry, seed: Any, order: Iterable[Entry], cotangents: dict[Any, Any], passed: list[Entry], traced: bool,
+    support: Support | None, quiet: bool,
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """Take the cotangents from `seed` to where they end, telling what happens; note which entries were `passed`."""
     cotangents[output] = seed
     if not quiet:
         yield Seed, output, seed
@@ -83,7 +115,9 @@ def events(
             rule = rules[k]
             if rule is None:
                 continue
-            if type(g) is float:
+            if support is not None:
+                c = support.contribution(rule, entry, k, g)
+            elif type(g) is float:
                 try:
                     c = rule.scalar(g, entry)
                 except (ArithmeticError, ValueError):  # math raises where NumPy has an infinity or NaN
@@ -114,17 +148,30 @@ def events(
                     yield Accumulate, source, c, total
         if end:
             cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
-        elif not retain:
-            if type(entry.value) is float or traced:
-                entry.state = CONSUMED
-            else:
-                consume(entry)
-    for entry, g in cotangents.items():
-        if g is not None:
-            yield Write, entry, g
+        else:
+            passed.append(entry)
 
 
 _ALONE = UNSHARED + 1
+
+
+def _has_nan(ends: Iterable[Any], traced: bool, order: Sequence[Entry]) -> bool:
+    """Whether a pass over `order` ended in a NaN that supports may explain. A tracer notes the answer."""
+    if traced and mode() & TRACING:
+        count = tensor(0)
+        for g in ends if may_matter(order) else ():
+            if g is not None:
+                count = count + functions["sum"](functions["isnan"](g))
+        return bool(count > 0)
+    return any(_is_nan(g) for g in ends if g is not None) and may_matter(order)
+
+
+def _is_nan(g: Any) -> bool:
+    """Whether a cotangent has a NaN in it."""
+    g = g._value if isinstance(g, Tensor) else g
+    if type(g) is ndarray:
+        return bool(np.isnan(np.vdot(g, g)))  # squares: no infinities cancel
+    return bool(g != g)
 
 
 def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:

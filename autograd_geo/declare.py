@@ -59,18 +59,16 @@ def _floating(value: Value) -> Value:
     return value.astype(np.float64) if value.dtype.kind in "iu" else value
 
 
-def _lifted(entry: Entry) -> tuple[Value, Entry | None]:
-    value = entry.value
-    if type(value) is not float and value.dtype.kind in "iu":
-        return value.astype(np.float64), None
-    return value, entry
+def _lifted(entry: Entry) -> Tensor:
+    t = wrap(entry.value, entry)
+    return functions["astype"](t, dtype=np.float64) if t.dtype.kind in "iu" else t
 
 
 # How a rule's code reads what an entry {0} holds into {1}: as it is, as NumPy should see it, as a tensor on the tape.
 _HELD, _LIFTED = "{1} = {0}.value", "{1} = _wrap({0}.value, {0})"
 _STRONG = "{1} = {0}.value if type({0}.value) is not float else _float64({0}.value)"
 # Partials are computed in floating point: integers of few bits would overflow in them.
-_LIFTED_FLOATING = "{1} = _wrap(*_lifted({0}))"
+_LIFTED_FLOATING = "{1} = _lifted({0})"
 _FLOATING = """\
 {1} = {0}.value
 {2}if type({1}) is not _ndarray or {1}.dtype is not _FLOAT64:
@@ -180,16 +178,11 @@ def pointwise(
             rules.append(None)
             continue
         partial = expr.parse(partials[x], (*d.inputs, *d.attrs, "z"), f"{declaration}, {x}={partials[x]}")
-        product = expr.times(expr.Var("g"), partial)
-        asks = sorted(expr.names_in(product))
-        raw, scalar, traced = (
-            _rule_function(f"d{d.name}_d{x}", k, d.inputs, d.attrs, asks, _lines(product, codes), read, namespace)
-            for read, namespace, codes in (
-                (_FLOATING, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED_FLOATING, _TRACED, {})
-            )
-        )  # fmt: skip
-        needs = frozenset(asks) & {*d.inputs, "z"}
-        rules.append(Rule(raw, scalar, traced, needs, partial=partial))
+        rule = _pointwise_rule(d, k, expr.times(expr.Var("g"), partial))
+        support = expr.support(partial)
+        if support != expr.ONE:
+            rule = replace(rule, support=_pointwise_rule(d, k, support))
+        rules.append(replace(rule, partial=partial))
 
     op = Op(
         name=d.name, family="pointwise", inputs=d.inputs, attrs=d.attrs, forward=forward, rules=tuple(rules),
@@ -200,6 +193,18 @@ def pointwise(
     function.__doc__ = _pointwise_doc(op, expr.label(d.body), doc)
     function.__module__ = _module_of_caller()
     return register(op, function, method)
+
+
+def _pointwise_rule(d: expr.Declaration, k: int, body: expr.Node) -> Rule:
+    """A rule for input k from an expression of the cotangent g, the inputs, attributes and the output z."""
+    asks = sorted(expr.names_in(body))
+    raw, scalar, traced = (
+        _rule_function(f"d{d.name}_d{d.inputs[k]}", k, d.inputs, d.attrs, asks, _lines(body, codes), read, namespace)
+        for read, namespace, codes in (
+            (_FLOATING, expr.NUMPY, {}), (_HELD, expr.SCALAR, expr.FLOAT_CODES), (_LIFTED_FLOATING, _TRACED, {})
+        )
+    )  # fmt: skip
+    return Rule(raw, scalar, traced, frozenset(asks) & {*d.inputs, "z"})
 
 
 def _lines(node: expr.Node, codes: Mapping[str, str]) -> Lines:
@@ -311,7 +316,7 @@ class _Name(str):
 
 def custom(
     *, samples: Sequence[Sample] = (), latex: Mapping[str, str] = MappingProxyType({}), symbol: str = "",
-    reference: str = "", method: bool = True, moves: bool = False, **rules: Function,
+    reference: str = "", method: bool = True, moves: bool = False, selects: bool = False, **rules: Function,
 ) -> Callable[[Function], TensorFunction]:  # fmt: skip
     """Declare an op by a NumPy function and one rule for each input that a gradient flows to.
 
@@ -323,7 +328,8 @@ def custom(
     the others its attributes. A rule is a function of what it asks for by name: the output's cotangent `g`, the
     output `z`, operands, attributes, and `shape`, that of its own operand; only what it asks for is kept on the
     tape. Write it in NumPy, and it is differentiable itself. Rules of a variadic op also get `k` and `shapes`.
-    `moves` says that each element of the result is an element of an input, or 0.
+    `moves` says that each element of the result is an element of an input, or 0; `selects` that elements whose
+    derivative is 0 were not chosen, so that whatever they were computed by does not count.
     """
 
     def declare(forward: Function) -> TensorFunction:
@@ -344,7 +350,7 @@ def custom(
         op = Op(
             name=name, family="custom", inputs=operands, attrs=attrs, forward=run, variadic=variadic,
             rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(operands))),
-            symbol=symbol or name, samples=tuple(samples), reference=reference, moves=moves,
+            symbol=symbol or name, samples=tuple(samples), reference=reference, moves=moves, selects=selects,
         )  # fmt: skip
         return register(op, _function_of(op, forward, module), method)
 

@@ -269,6 +269,26 @@ def times(g: Node, factor: Node) -> Node:
     return Call("*", (g, factor))
 
 
+ZERO, ONE = Num(0.0), Num(1.0)
+
+
+def support(node: Node) -> Node:
+    """1 where an expression is not 0 by the choice of a `where`, else 0: an expression again."""
+    match node:
+        case Num(value=0.0):
+            return ZERO
+        case Call(fn="where", args=(condition, a, b)):
+            a, b = support(a), support(b)
+            return a if a == b else Call("where", (condition, a, b))
+        case Call(fn="*", args=(a, b)):
+            a, b = support(a), support(b)
+            return b if a == ONE else a if b == ONE else Call("*", (a, b))
+        case Call(fn="/", args=(a, _)) | Call(fn="u-", args=(a,)):
+            return support(a)
+        case _:
+            return ONE
+
+
 def rename(node: Node, names: Mapping[str, str]) -> Node:
     if isinstance(node, Var):
         return Var(names.get(node.name, node.name))

@@ -39,6 +39,7 @@ class Rule:
     needs: frozenset[str]
     text: tuple[str, str] = ("", "")  # the local derivative as LaTeX and as a plain label, where it is no expression
     partial: expr.Node | None = None  # the local derivative, where it is one
+    support: Rule | None = None  # as a rule: 0 where the declaration says that the local derivative is 0, else 1
 
     @property
     def latex(self) -> str:
@@ -79,6 +80,7 @@ class Op:
     reference: str = ""  # NumPy/SciPy expression over the inputs, for the value test; default: NumPy's function
     surrogate: bool = False  # the rules are deliberately not the derivative
     moves: bool = False  # each element of the result is one of the inputs', or 0
+    selects: bool = False  # the elements whose derivative is 0 are those that were not chosen
     signatures: tuple[str, ...] = ()  # of a multilinear op; none if it takes its own
     transposes: Op | None = None  # the linear op that this one is the transpose of
     differentiable: int = field(default=-1, init=False)  # the inputs that have a rule, as bits

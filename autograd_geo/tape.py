@@ -108,6 +108,15 @@ def succeed(old: Entry, value: Value) -> Entry:
     return new
 
 
+def duplicate(entry: Entry) -> Entry:
+    """Another entry that holds the same."""
+    copy = Entry()
+    for slot in Entry.__slots__:
+        if hasattr(entry, slot):
+            setattr(copy, slot, getattr(entry, slot))
+    return copy
+
+
 # --- reading a tape -------------------------------------------------------------------------------------------
 
 

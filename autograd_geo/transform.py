@@ -15,7 +15,20 @@ import numpy as np
 from .backward import events, fit, seed_of
 from .declare import pointwise
 from .op import Op, Rule, Rules, functions
-from .tape import ACTIVE, CONSTANT, TRACING, Entry, enable_grad, leaf, mode, next_number, recording, tape, tracer
+from .tape import (
+    ACTIVE,
+    CONSTANT,
+    TRACING,
+    Entry,
+    enable_grad,
+    leaf,
+    mode,
+    next_number,
+    recording,
+    set_grad_enabled,
+    tape,
+    tracer,
+)
 from .tensor import Tensor, constant, entry_of, tensor, wrap
 from .tree import fill, leaves, leaves_like, map_leaves
 from .value import as_value, strong
@@ -82,9 +95,10 @@ def pulled(
     entry = out._entry
     if entry is None or entry.state <= CONSTANT or entry.number < since:
         return [_zeros(v) for v in variables], out.requires_grad
-    if not traced and _recorded(outer, tape(entry, since)[1], set(variables), since):
+    again = traced or (outer and _reaches_outside(tape(entry, since)[1], set(variables), since))
+    if not traced and (again or mode() & TRACING):
         seed, traced = [constant(s) for s in seed] if isinstance(seed, list) else constant(seed), True
-    with enable_grad():
+    with set_grad_enabled(again):
         passed = events(entry, seed, retain=retain or traced, traced=traced, since=since, quiet=True)
         found = {end: cotangent for _, end, cotangent in passed}
     cotangents = [found.get(e) for e in variables]
@@ -208,6 +222,10 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
     assert rule is not None
     if entry.op.family == "pointwise":
         pushed = rule.traced(tangent, entry) if traced else rule.raw(strong(tangent), entry)
+        if rule.support is not None:  # an infinite tangent of a branch not taken does not count
+            of_rule = rule.support.traced if traced else rule.support.raw
+            chosen = functions["where"] if traced else np.where
+            pushed = chosen(of_rule(tangent, entry) != 0, pushed, 0.0)
         if traced:
             return functions["broadcast_to"](pushed, entry.shape).astype(entry.dtype)
         return np.asarray(np.broadcast_to(pushed, entry.shape), entry.dtype)

@@ -740,3 +740,33 @@ def test_kernels_are_kept_in_a_private_folder(tmp_path: Any) -> None:
     done = run_program(tmp_path)
     assert done.stdout.strip() == "[1. 1. 1.]"
     assert "others may write there" in done.stderr
+
+
+def test_a_result_that_is_also_what_an_argument_becomes() -> None:
+    def fn(x: Any) -> Any:
+        x *= 2.0
+        return ag.max(x, axis=0, keepdims=True)  # of one element: the element
+
+    fast = ag.compile(fn)
+    for start in (1.0, 2.0, 3.0):
+        x = ag.tensor([start])
+        same(fast(x), ag.tensor([2 * start]))
+        same(x, ag.tensor([2 * start]))
+
+
+def test_integers_computed_inside_are_no_constants_of_a_derivative() -> None:
+    def slope(x: Any) -> Any:
+        return ag.grad(lambda x: (ag.argmin(x, axis=0) * x).sum())(x)
+
+    fast = ag.compile(slope)
+    for x in ([[3.0, 1.0], [2.0, 2.0]], [[1.0, 3.0], [2.0, 2.0]], [[1.0, 1.0], [2.0, 2.0]]):
+        same(fast(np.array(x)), slope(np.array(x)))
+
+
+def test_a_numpy_function_of_a_number_makes_float64_as_without_compile() -> None:
+    x = np.ones(3, np.float32)
+    for fn in (
+        lambda x, a: ag.tensor(x) * np.add(a, 1), lambda x, a: ag.tensor(x) * np.maximum(a, 0),
+        lambda x, a: ag.tensor(x) * (a * 2 + abs(a)),
+    ):  # fmt: skip
+        assert ag.compile(fn)(x, 0.5).dtype == fn(x, 0.5).dtype

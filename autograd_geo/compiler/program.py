@@ -113,7 +113,8 @@ class Program:
         self.copied: list[Cell] = []
         for cell in self.cells:
             old, new = cell.old, cell.new
-            free = not self.calls_back and new.kind != JOIN and new not in self.direct and at[new] > looked_at
+            free = not self.calls_back and new.kind != JOIN and at[new] > looked_at
+            free = free and new not in self.direct and new not in self.results
             if free and old is not None:
                 free = all(at[r] < at[new] or self._reads_before(r, old, new) for r in readers.get(old, ()))
             if free:

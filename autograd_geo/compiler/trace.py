@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..op import SIMPLE, Op, frozen, functions
+from ..op import OPERATORS, SIMPLE, Op, frozen, functions
 from ..random import Generator
 from ..tape import (
     ACTIVE,
@@ -148,7 +148,7 @@ class Tracer:
                 source = self.source(x, op)
                 value = x._value if isinstance(x, Tensor) else source.value
                 known = known and source.op is None and source.state == CONSTANT and source not in self.inputs
-                if source.state != WEAK or op.family != "pointwise":
+                if source.state != WEAK or op.name not in OPERATORS:  # NumPy's functions make float64 of a number
                     state = TRACED
                     value = np.float64(value) if type(value) is float else value
                 active |= bit if source.state > 0 else 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..op import functions
+from ..tape import TRACING, WEAK, mode
 from ..tensor import Tensor
 
 
@@ -52,7 +53,10 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
         function = functions["cumsum"]
         kwargs.setdefault("axis", 0)
     elif method == "__call__" and (found := _ours(ufunc)) is not None and not kwargs:
-        return found(*inputs)
+        result = found(*inputs)
+        if mode() & TRACING and result._entry is not None and result._entry.state == WEAK:
+            return result.astype(np.float64)  # as NumPy returns for a Python number
+        return result
     else:
         raise _unsupported(name, "is not recorded on tensors" + (f" with {', '.join(kwargs)}" if kwargs else ""))
     if len(inputs) > 1 or not kwargs.keys() <= {"axis", "keepdims"}:

@@ -39,8 +39,7 @@ ceil = pointwise("ceil(x)", x="0", domain=(0.1, 0.9))
 rint = pointwise("rint(x)", x="0", doc="Rounds to the nearest integer, halves to even.", domain=(0.6, 0.9))
 reciprocal = pointwise("reciprocal(x)", x="-z * z", symbol="1/x", domain=(0.5, 2))
 square = pointwise("square(x) = x * x", x="2 * x", symbol="x²")
-hypot = pointwise("hypot(x, y)", x="where(z == 0, 0, x / where(z == 0, 1, z))",
-                  y="where(z == 0, 0, y / where(z == 0, 1, z))")  # fmt: skip
+hypot = pointwise("hypot(x, y)", x="x / where(z == 0, 1, z)", y="y / where(z == 0, 1, z)")  # 0 at the origin
 
 # --- comparison and choice: equal values share the gradient -----------------------------------------------------
 equal = pointwise("equal(x, y) = x == y", symbol="=")
@@ -137,6 +136,13 @@ log = pointwise("log(x)", x="1 / x", domain=_positive)
 log1p = pointwise("log1p(x)", x="1 / (1 + x)", domain=(-0.9, 3))
 log2 = pointwise("log2(x)", x="1.4426950408889634 / x", domain=_positive)
 log10 = pointwise("log10(x)", x="0.4342944819032518 / x", domain=_positive)
+_APART = "exp(-abs(x - y))"
+logaddexp = pointwise(
+    f"logaddexp(x, y) = where(x == y, x + 0.6931471805599453, maximum(x, y) + log1p({_APART}))",
+    x=f"where(x == y, 0.5, where(x >= y, 1, {_APART}) / (1 + {_APART}))",
+    y=f"where(x == y, 0.5, where(x >= y, {_APART}, 1) / (1 + {_APART}))",
+    doc="log(exp(x) + exp(y)), without overflow.",
+)
 sqrt = pointwise("sqrt(x)", x="0.5 / z", symbol="√", domain=_positive)
 cbrt = pointwise("cbrt(x)", x="1 / (3 * z * z)", symbol="∛", domain=_positive)
 
@@ -147,11 +153,20 @@ tan = pointwise("tan(x)", x="1 + z * z", domain=(-1.2, 1.2))
 asin = pointwise("asin(x)", x="1 / sqrt((1 - x) * (1 + x))", domain=_unit)
 acos = pointwise("acos(x)", x="-1 / sqrt((1 - x) * (1 + x))", domain=_unit)
 atan = pointwise("atan(x)", x="1 / (1 + x * x)")
+_RADIUS = "where(hypot(x, y) == 0, 1, hypot(x, y))"
 atan2 = pointwise(
     "atan2(y, x)",
-    y="x / hypot(x, y) / hypot(x, y)",
-    x="-y / hypot(x, y) / hypot(x, y)",
+    y=f"x / {_RADIUS} / {_RADIUS}",  # 0 at the origin
+    x=f"-y / {_RADIUS} / {_RADIUS}",
     domain={"y": (0.2, 2), "x": (-2, 2)},
+)
+_T = "(3.141592653589793 * x)"
+sinc = pointwise(
+    f"sinc(x) = where(x == 0, 1, sin({_T}) / {_T})",
+    x=f"where(abs(x) < 0.15, -3.141592653589793 * {_T} * (1 / 3 - {_T}**2 * (1 / 30 - {_T}**2 * (1 / 840 - {_T}**2 * "
+    f"(1 / 45360 - {_T}**2 * (1 / 3991680 - {_T}**2 * (1 / 518918400 - {_T}**2 / 93405312000)))))), "
+    f"(cos({_T}) - z) / x)",  # a power series where the difference would cancel
+    doc="sin(pi x) / (pi x), and 1 at 0.",
 )
 sinh = pointwise("sinh(x)", x="cosh(x)")
 cosh = pointwise("cosh(x)", x="sinh(x)")

@@ -108,13 +108,13 @@ def _share(g: Any, z: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     return _restore(g, ndim, axis, keepdims) * hit / np.sum(hit, axis=axis, keepdims=True)
 
 
-@custom(x=_share, samples=_axes)
+@custom(x=_share, samples=_axes, selects=True)
 def max(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Largest element over `axis`; equal ones share the gradient."""
     return np.max(x, axis=axis, keepdims=keepdims)
 
 
-@custom(x=_share, samples=_axes)
+@custom(x=_share, samples=_axes, selects=True)
 def min(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Smallest element over `axis`; equal ones share the gradient."""
     return np.min(x, axis=axis, keepdims=keepdims)
@@ -214,13 +214,23 @@ def _finite(z: Any) -> Any:
     return np.where(abs(z) < np.inf, z, 0.0)
 
 
+def _logsumexp_rule(g: Any, z: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
+    """exp(x - z); all to those that are inf where there are any, nothing where all are -inf."""
+    z = _restore(z, len(x.shape), axis, keepdims)
+    infinite = np.sum((x == np.inf) * 1.0, axis=axis, keepdims=True)
+    share = np.where(x == np.inf, 1.0, 0.0) / np.maximum(infinite, 1.0)
+    return _restore(g, len(x.shape), axis, keepdims) * np.where(abs(z) == np.inf, share, np.exp(x - z))
+
+
 @custom(
-    x=lambda g, z, x, axis, keepdims: _restore(g, len(x.shape), axis, keepdims)
-    * np.exp(x - _finite(_restore(z, len(x.shape), axis, keepdims))),
+    x=_logsumexp_rule,
     samples=_axes, reference="special.logsumexp(x, axis=axis, keepdims=keepdims)",
 )  # fmt: skip
 def logsumexp(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over `axis`, without overflow; -inf, with derivative 0, where all are -inf."""
+    """log(sum(exp(x))) over `axis`, without overflow; -inf, with derivative 0, where all are -inf.
+
+    Elements that are inf share the gradient.
+    """
     x = x if x.dtype.kind == "f" else x.astype(float)
     shift = _finite(_largest(x, axis, -np.inf)).astype(x.dtype)
     with np.errstate(divide="ignore"):

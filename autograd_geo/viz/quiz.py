@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..expr import Call, Node, Var, negative, rename
-from ..tape import Entry
+from ..tape import Entry, duplicate
 from .card import arrived, before, paths
 from .formulas import Formula, derivative, formula, partial, partial_value, product, quantity, total
-from .steps import ACCUMULATE, LOCAL, Moment, Record, duplicate, reached
+from .steps import ACCUMULATE, LOCAL, Moment, Record, reached
 
 #: How far an answer may be off: of its size, and where it is zero.
 RELATIVE, ABSOLUTE = 5e-3, 1e-9

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..backward import Accumulate, Local, Seed, events, seed_of
 from ..names import printable
-from ..tape import ACTIVE, CONSTANT, CONSUMED, Entry, history, tape
+from ..tape import ACTIVE, CONSTANT, CONSUMED, Entry, duplicate, history, tape
 from ..tensor import Tensor, entry_of
 from ..value import Value, as_value, strong
 from .values import names
@@ -308,15 +308,6 @@ def _copy(entry: Entry, copies: Mapping[Entry, Entry]) -> Entry:
     elif copy.value is None:
         known = [strong(i.value) if isinstance(i, Entry) else i for i in copy.inputs]
         copy.value = copy.op.evaluate(known, copy.attrs)
-    return copy
-
-
-def duplicate(entry: Entry) -> Entry:
-    """Another entry that holds the same."""
-    copy = Entry()
-    for slot in Entry.__slots__:
-        if hasattr(entry, slot):
-            setattr(copy, slot, getattr(entry, slot))
     return copy
 
 

@@ -1,0 +1,173 @@
+"""The support of a cotangent: the elements of a value that the output depends on at all.
+
+What `where`, `clip`, `maximum` or an index leaves out has a cotangent of 0, which stays 0 even where a derivative
+further up is infinite or NaN: sqrt(x) behind `where(x > 0, sqrt(x), 0)` adds nothing at 0. A zero that arithmetic made
+is no such zero: at x = 0, exp(log(x)) has the derivative 0 * inf, which nobody can know from these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .expr import ZERO, Num
+from .op import Op, Rule, functions
+from .tape import CONSTANT, TRACING, Entry, duplicate, leaf, mode
+from .tensor import Tensor, constant, entry_of, wrap
+from .value import Value, as_value, strong
+
+_random = np.random.default_rng(0).uniform  # numbers that no sum of them cancels
+
+
+class Support:
+    """The supports of the cotangents of one reverse pass, as it finds them: a mask for each entry, None for all.
+
+    Masks are arrays of booleans; tensors if the pass is `traced`, so that a program finds them anew in each call.
+    """
+
+    def __init__(self, output: Entry, traced: bool) -> None:
+        self._traced = traced
+        self._masks: dict[Entry, Any] = {output: None}
+
+    def contribution(self, rule: Rule, entry: Entry, k: int, g: Any) -> Any:
+        """What the cotangent `g` of an entry's output contributes to that of input k, 0 outside the support."""
+        source, mask = entry.inputs[k], self._masks[entry]
+        assert type(source) is Entry and entry.op is not None
+        if entry.op.family == "pointwise":
+            if rule.support is not None:
+                found = self._run(rule.support, g, entry)
+                found = (found if isinstance(found, Tensor) else self._constant(np.asarray(found))) != 0
+                mask = found if mask is None else mask & found
+            c = self._run(rule, g, entry)
+            if mask is not None:
+                c = self._chosen(mask, c)
+                if mask.shape != source.shape:
+                    mask = self._fit(mask * np.ones(entry.shape, source.dtype), entry, k) != 0
+        else:
+            if mask is not None and entry.op.family == "multilinear":
+                entry = self._cleaned(entry, k, mask)
+            c = self._fit(self._run(rule, g, entry), entry, k)
+            mask = self._passed(entry, k, mask)
+            if mask is not None:
+                c = self._chosen(mask, c)
+        self._meet(source, mask)
+        return c
+
+    def _run(self, rule: Rule, g: Any, entry: Entry) -> Any:
+        return rule.traced(g, entry) if self._traced else rule.raw(strong(g), entry)
+
+    def _fit(self, c: Any, entry: Entry, k: int) -> Any:
+        from .backward import fit
+
+        source = entry.inputs[k]
+        assert type(source) is Entry
+        return fit(c, entry, k, source)
+
+    def _chosen(self, mask: Any, c: Any) -> Any:
+        if self._traced:
+            return functions["where"](mask, c, 0.0)
+        c = np.asarray(c)
+        return as_value(np.where(mask, c, c.dtype.type(0)))
+
+    def _constant(self, value: Value) -> Any:
+        return constant(value) if self._traced else value
+
+    def _meet(self, source: Entry, mask: Any) -> None:
+        """Another path reaches `source`: what either depends on counts."""
+        if source in self._masks:
+            before = self._masks[source]
+            mask = None if before is None or mask is None else before | mask
+        self._masks[source] = None if mask is None or self._is_everywhere(mask) else mask
+
+    def _is_everywhere(self, mask: Any) -> bool:
+        if not isinstance(mask, Tensor):
+            return bool(np.all(mask))
+        known = not mode() & TRACING or mask._entry is None or mask._entry.state == CONSTANT
+        return known and bool(np.all(mask._value))
+
+    def _passed(self, entry: Entry, k: int, mask: Any) -> Any:
+        """The support of input k of an op that is not elementwise, from that of its output.
+
+        The rule tells: it is given a cotangent of random numbers, 0 outside the support, and what comes out as 0 got
+        nothing. Zeros among the values must not count, so it reads random numbers for those too.
+        """
+        op = entry.op
+        assert op is not None
+        if mask is None and not _leaves_out(op):
+            return None
+        probe = self._constant(_random(1, 2, entry.shape).astype(entry.dtype))
+        if mask is not None:
+            probe = self._chosen(mask, probe)
+        if not _leaves_out(op):
+            entry = _stand_in(entry)
+        rule = op.rules[k]
+        assert rule is not None
+        return self._fit(self._run(rule, probe, entry), entry, k) != 0
+
+    def _cleaned(self, entry: Entry, k: int, mask: Any) -> Entry:
+        """The entry of a product with operands 0 where they meet nothing but what was left out."""
+        clean, inputs = duplicate(entry), list(entry.inputs)
+        for j, source in enumerate(entry.inputs):
+            if j != k and type(source) is Entry and (found := self._passed(entry, j, mask)) is not None:
+                if self._traced:
+                    chosen = self._chosen(found, wrap(source.value, source))
+                    inputs[j] = operand = entry_of(chosen)
+                    operand.value = chosen._value
+                else:
+                    inputs[j] = leaf(self._chosen(found, source.value), CONSTANT)
+        clean.inputs = tuple(inputs)
+        return clean
+
+
+def _leaves_out(op: Op) -> bool:
+    """Whether an op that is not elementwise may leave elements of its input out."""
+    return op.family == "linear" or op.moves or op.selects
+
+
+def _stand_in(entry: Entry) -> Entry:
+    """The entry, for its rules, with random numbers for its values: they are constants, not computed by its op."""
+    copy = duplicate(entry)
+    copy.op, copy.state, copy.value = None, CONSTANT, _numbers(entry)
+    copy.inputs = tuple([leaf(_numbers(i), CONSTANT) if type(i) is Entry else i for i in entry.inputs])
+    return copy
+
+
+def _numbers(entry: Entry) -> Value:
+    if entry.dtype.kind != "f":
+        return entry.value
+    return as_value(_random(1, 2, entry.shape).astype(entry.dtype))
+
+
+def may_matter(order: Iterable[Entry]) -> bool:
+    """Whether a pass over these entries, latest first, may meet a derivative outside the support of its cotangent.
+
+    If not, a NaN among its gradients is a NaN with supports too.
+    """
+    partly: set[Any] = set()
+    known: dict[Any, bool] = {}
+    for entry in order:
+        op, part = entry.op, entry in partly
+        assert op is not None
+        for k, source in enumerate(entry.inputs):
+            if type(source) is not Entry or source.state <= CONSTANT or (rule := op.rules[k]) is None:
+                continue
+            if op.family == "pointwise":
+                leaves_out = rule.support is not None
+                if (part and type(rule.partial) is not Num) or (leaves_out and rule.partial == ZERO):
+                    return True
+            elif part and not _leaves_out(op):
+                return True
+            elif leaves_out := _leaves_out(op):
+                key = op, k, source.spec, repr(entry.attrs)
+                if key not in known:
+                    c = np.asarray(rule.raw(_random(1, 2, entry.shape).astype(entry.dtype), entry))
+                    known[key] = not c.all()
+                leaves_out = known[key]
+            if part or leaves_out:
+                partly.add(source)
+    return False
+
+
+__all__ = ["Support", "may_matter"]
