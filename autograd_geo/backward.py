@@ -6,7 +6,9 @@ transforms drain it, a lesson steps through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from sys import getrefcount
 from typing import Any, NamedTuple, TypeAlias
 
@@ -64,40 +66,48 @@ def events(
     `quiet`, for those who want the result only, just the `Write` events are told.
 
     Cotangents are raw values; tensors if `traced`, when the pass itself is to be recorded. Entries numbered
-    below `since` are left alone. Unless `retain`, the entries that were passed are consumed at the end; `again`
-    passes over consumed entries that are still complete, to look at them.
+    below `since` are left alone. Unless `retain`, each entry is consumed once no pass needs it; `again` passes over
+    consumed entries that are still complete, to look at them.
 
     A pass that ends in a NaN is made again with the supports of its cotangents: an infinite derivative of what the
     output does not depend on does not count. One that is differentiated again has them in any case.
     """
-    passed: list[Entry] = []
     order, cotangents = tape(output, since, again)
-    doubtful = traced and recording() and may_matter(order)
-    if not doubtful:
-        for _ in _loop(output, seed, order, cotangents, passed, traced, None, True):
-            pass
-        doubtful = _has_nan(cotangents.values(), traced, order)
-    if doubtful or not quiet:
-        passed.clear()
-        order, cotangents = tape(output, since, again)
-        support = Support(output, traced) if doubtful else None
-        yield from _loop(output, seed, order, cotangents, passed, traced, support, quiet)
-    if not retain:
-        for entry in passed:
-            if type(entry.value) is float or traced:
-                entry.state = CONSUMED
-            else:
-                consume(entry)
+    done = None if retain else _mark if traced else consume
+    support, finished = None, False
+    if any(map(_selects, order)):
+        if traced and recording():
+            support = Support(output, traced) if may_matter(order) else None
+        else:
+            found, passed = dict(cotangents), list[Entry]()
+            for _ in _loop(output, seed, order, found, traced, True, passed.append):
+                pass
+            if _has_nan(found.values(), traced, order):
+                support = Support(output, traced)
+            elif quiet:
+                finished, cotangents = True, found
+                if done is not None:
+                    deque(map(done, passed), 0)
+    if not finished:
+        yield from _loop(output, seed, order, cotangents, traced, quiet, done, support)
     for entry, g in cotangents.items():
         if g is not None:
             yield Write, entry, g
 
 
+_selects = attrgetter("op.selects")
+
+
+def _mark(entry: Entry) -> None:
+    """Consumed, but all that it holds stays: a pass that was recorded refers to it."""
+    entry.state = CONSUMED
+
+
 def _loop(
-    output: Entry, seed: Any, order: Iterable[Entry], cotangents: dict[Any, Any], passed: list[Entry], traced: bool,
-    support: Support | None, quiet: bool,
+    output: Entry, seed: Any, order: Iterable[Entry], cotangents: dict[Any, Any], traced: bool, quiet: bool,
+    done: Callable[[Entry], None] | None, support: Support | None = None,
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-    """Take the cotangents from `seed` to where they end, telling what happens; note which entries were `passed`."""
+    """Take the cotangents from `seed` to where they end, telling what happens; each entry passed is given to `done`."""
     cotangents[output] = seed
     if not quiet:
         yield Seed, output, seed
@@ -148,8 +158,8 @@ def _loop(
                     yield Accumulate, source, c, total
         if end:
             cotangents[entry] = g  # where the pass ends, as at the leaves that were never taken out
-        else:
-            passed.append(entry)
+        elif done is not None:
+            done(entry)
 
 
 _ALONE = UNSHARED + 1

@@ -188,6 +188,7 @@ def pointwise(
         name=d.name, family="pointwise", inputs=d.inputs, attrs=d.attrs, forward=forward, rules=tuple(rules),
         body=d.body, symbol=symbol or d.name, reference=reference, surrogate=surrogate,
         domain=domain if isinstance(domain, Mapping) else dict.fromkeys(d.inputs, domain),
+        selects=any(rule is not None and rule.support is not None for rule in rules),
     )  # fmt: skip
     function = _pointwise_function(op, d.body)
     function.__doc__ = _pointwise_doc(op, expr.label(d.body), doc)
@@ -328,8 +329,8 @@ def custom(
     the others its attributes. A rule is a function of what it asks for by name: the output's cotangent `g`, the
     output `z`, operands, attributes, and `shape`, that of its own operand; only what it asks for is kept on the
     tape. Write it in NumPy, and it is differentiable itself. Rules of a variadic op also get `k` and `shapes`.
-    `moves` says that each element of the result is an element of an input, or 0; `selects` that elements whose
-    derivative is 0 were not chosen, so that whatever they were computed by does not count.
+    `moves` says that each element of the result is an element of an input, or 0; `selects` that what
+    gets no gradient was left out, so that whatever it was computed by does not count.
     """
 
     def declare(forward: Function) -> TensorFunction:
@@ -359,7 +360,7 @@ def custom(
 
 def linear(
     transpose: Function, *, samples: Sequence[Sample] = (), latex: str = "", symbol: str = "", reference: str = "",
-    method: bool = True, moves: bool = False,
+    method: bool = True, moves: bool = False, selects: bool = False,
 ) -> Callable[[Function], TensorFunction]:  # fmt: skip
     """Declare an op that is linear in its first operand by a NumPy function and that function's transpose.
 
@@ -370,7 +371,8 @@ def linear(
     The transpose maps the output's cotangent `g` to the input's; it may ask by name for other operands, for
     attributes and for `shape`, that of the input. It becomes an op of its own, `shifted.T`, whose transpose is
     the function itself, so every order of derivative follows; both are checked by <Ax, y> = <x, A'y>. `moves` says
-    that each element of the result is one of the first operand's, or 0.
+    that each element of the result is one of the first operand's, or 0; `selects` that some elements of the operand
+    may be in none.
     """
 
     def declare(forward: Function) -> TensorFunction:
@@ -412,11 +414,12 @@ def linear(
         op = Op(
             name=name, family="linear", inputs=operands, attrs=attrs, forward=run, rules=(rule, *no_rules),
             symbol=symbol or name, samples=tuple(samples), reference=reference, moves=moves,
+            selects=selects or not module.startswith("autograd_geo."),
         )  # fmt: skip
         rule = Rule(raw_again, _from_float(raw_again), traced_again, needs, (formula, name))
         backward_op = Op(
             name=f"{name}.T", family="linear", inputs=("g", *constants), attrs={"shape": None, **attrs},
-            forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ", transposes=op,
+            forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ", transposes=op, selects=True,
         )  # fmt: skip
         function = _function_of(op, forward, module)
         register(op, function, method)
@@ -487,6 +490,7 @@ def multilinear(
         forward=forward or evaluate, variadic=variadic,
         rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(inputs))),
         symbol=symbol or name, samples=tuple(samples), reference=reference, signatures=signatures,
+        selects=variadic,  # a repeated subscript takes a diagonal
     )  # fmt: skip
     module = _module_of_caller()
     if variadic:

@@ -402,9 +402,9 @@ _NEEDS = {
     "remainder": "the divisor is zero: see why it is",
 }
 _EXPONENTIALS = ("exp", "expm1", "sinh", "cosh")
-_MASK = (
-    "the gradient that arrives is 0, as this element is discarded later, but 0 times infinity is NaN: choose the "
-    "argument as well, with a harmless one where it is discarded, as in {op}(ag.where(mask, x, 1))"
+_ZERO_TIMES = (
+    "the gradient that arrives is 0, and 0 times infinity is NaN: keep the argument away from where the derivative is "
+    "infinite, or choose what should count with ag.where, which leaves the rest out"
 )
 
 
@@ -429,7 +429,7 @@ def _value_advice(op: Op, operands: Sequence[Any], result: Any, dtype: np.dtype[
 
 def _derivative_advice(op: Op, cotangent: Any, e: Entry) -> str:
     if cotangent is not None and cotangent == 0:
-        return _MASK.format(op=op.name)
+        return _ZERO_TIMES
     if op.name in ("sqrt", "cbrt", "power"):
         return f"the slope is infinite at zero: keep the argument of {op.name} away from it, as in x + 1e-12"
     if op.name in ("asin", "acos", "atanh", "acosh"):

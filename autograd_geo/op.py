@@ -80,7 +80,7 @@ class Op:
     reference: str = ""  # NumPy/SciPy expression over the inputs, for the value test; default: NumPy's function
     surrogate: bool = False  # the rules are deliberately not the derivative
     moves: bool = False  # each element of the result is one of the inputs', or 0
-    selects: bool = False  # the elements whose derivative is 0 are those that were not chosen
+    selects: bool = False  # it may leave elements of its inputs out, and then their derivatives are 0
     signatures: tuple[str, ...] = ()  # of a multilinear op; none if it takes its own
     transposes: Op | None = None  # the linear op that this one is the transpose of
     differentiable: int = field(default=-1, init=False)  # the inputs that have a rule, as bits

@@ -95,12 +95,12 @@ class Support:
         """
         op = entry.op
         assert op is not None
-        if mask is None and not _leaves_out(op):
+        if mask is None and not op.selects:
             return None
         probe = self._constant(_random(1, 2, entry.shape).astype(entry.dtype))
         if mask is not None:
             probe = self._chosen(mask, probe)
-        if not _leaves_out(op):
+        if not _tells_itself(op):
             entry = _stand_in(entry)
         rule = op.rules[k]
         assert rule is not None
@@ -121,8 +121,8 @@ class Support:
         return clean
 
 
-def _leaves_out(op: Op) -> bool:
-    """Whether an op that is not elementwise may leave elements of its input out."""
+def _tells_itself(op: Op) -> bool:
+    """Whether zeros that come out of an op's rule say what it leaves out, whatever values it reads."""
     return op.family == "linear" or op.moves or op.selects
 
 
@@ -157,9 +157,9 @@ def may_matter(order: Iterable[Entry]) -> bool:
                 leaves_out = rule.support is not None
                 if (part and type(rule.partial) is not Num) or (leaves_out and rule.partial == ZERO):
                     return True
-            elif part and not _leaves_out(op):
+            elif part and not _tells_itself(op):
                 return True
-            elif leaves_out := _leaves_out(op):
+            elif leaves_out := op.selects:
                 key = op, k, source.spec, repr(entry.attrs)
                 if key not in known:
                     c = np.asarray(rule.raw(_random(1, 2, entry.shape).astype(entry.dtype), entry))

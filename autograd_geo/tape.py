@@ -192,6 +192,8 @@ def value_of(entry: Entry) -> Value:
 def consume(entry: Entry) -> None:
     """Let go of what the entry's derivative needed; numbers and small arrays stay for drawing and stepping."""
     entry.state = CONSUMED
+    if type(entry.value) is float:
+        return
     if prod(entry.spec[0]) <= SMALL:
         for source in entry.inputs:
             if type(source) is Entry and prod(source.spec[0]) > SMALL:

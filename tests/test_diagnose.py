@@ -128,14 +128,7 @@ DERIVATIVES: list[tuple[Callable[[], ag.Tensor], str, tuple[int, ...], str, str]
     (lambda: leaf(0.0) ** 0.5, "power", (), "at x = 0, y = 0.5", "infinite at zero"),
     (lambda: ag.asin(leaf(1.0)), "asin", (), "the derivative of asin by x", "end of the domain"),
     (lambda: 1e100 / leaf(1e-200), "divide", (), "the derivative of divide by y", "its square overflows"),
-    (
-        lambda: ag.where(np.array([False, True]), ag.log(leaf(0.0, 1.0)), 0.0).sum(),
-        "log", (0,), "0 times 1/x = inf, at x = 0", "log(ag.where(mask, x, 1))",
-    ),
-    (
-        lambda: ag.where(np.array([True, False]), leaf(2.0, 0.0) / leaf(1.0, 0.0, name="y"), 0.0).sum(),
-        "divide", (1,), "0 times 1/y = inf", "0 times infinity is NaN",
-    ),
+    (lambda: ag.exp(ag.log(leaf(0.0, 1.0))).sum(), "log", (0,), "0 times 1/x = inf, at x = 0", "with ag.where"),
     (lambda: ag.sqrt(leaf(0.0)) * 0.0, "sqrt", (), "0 times 0.5/z = inf", "0 times infinity is NaN"),
 ]  # fmt: skip
 

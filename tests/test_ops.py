@@ -161,3 +161,13 @@ def test_says_what_it_is(op: Op) -> None:
 
 def test_samples_are_data() -> None:
     assert ag.sample((2,), axis=0) == Sample(((2,),), {"axis": 0})
+
+
+@pytest.mark.parametrize("op", [p for p in OPS if p.values[0].family != "pointwise"])
+def test_what_leaves_elements_out_says_so(op: Op) -> None:
+    """An element whose derivative is 0 with random values is one that an op of the kind that selects has left out."""
+    for args, attrs in () if op.selects else calls(op):
+        if active := differentiable(op, len(args)):
+            out, pull = ag.vjp(scalar_of(op, args, attrs, active), *[np.asarray(args[k]) for k in active])
+            for gradient in pull(np.random.default_rng(0).uniform(1, 2, out.shape)):
+                assert np.all(gradient.numpy()), f"{op.name} {attrs}: declare it with selects=True"

@@ -56,7 +56,7 @@ _ROWS = np.array([0, 2, 2, -1])
 
 
 @linear(
-    _scatter, method=False, moves=True, symbol="[ ]", latex=r"(\cdot)_{[i]}", reference="x[index]",
+    _scatter, method=False, moves=True, selects=True, symbol="[ ]", latex=r"(\cdot)_{[i]}", reference="x[index]",
     samples=(
         sample((4,), index=1), sample((4, 3), index=-1), sample((5,), index=slice(None, None, 2)),
         sample((4, 3), index=(slice(3, 0, -1), 1)), sample((2, 3, 4), index=(Ellipsis, 2)),
@@ -149,7 +149,7 @@ def _written(g: Any, shape: tuple[int, ...], shapes: Any, index: Any) -> Any:
 
 
 @custom(
-    x=lambda g, index: _kept(g, index), value=_written, method=False, moves=True, symbol="[ ]=",
+    x=lambda g, index: _kept(g, index), value=_written, method=False, moves=True, selects=True, symbol="[ ]=",
     samples=(
         sample((4,), (), index=1), sample((4, 3), (3,), index=0), sample((5,), (3,), index=slice(None, None, 2)),
         sample((4, 3), (2, 1), index=(slice(1, 3), slice(None))), sample((4, 3), (4, 3), index=_ROWS),
@@ -191,7 +191,7 @@ def _untake(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> Any:
 
 
 @linear(
-    _untake, method=False, reference="np.take(x, indices, axis)",
+    _untake, method=False, selects=True, reference="np.take(x, indices, axis)",
     samples=(sample((4, 3), _ROWS, axis=0), sample((4, 3), np.array([[0, 2], [1, 1]]), axis=1)),
 )  # fmt: skip
 def _take(x: Any, indices: Any, /, axis: int) -> Any:
@@ -222,7 +222,7 @@ def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> An
 
 
 @linear(
-    _untake_along, method=False, reference="np.take_along_axis(x, indices, axis)",
+    _untake_along, method=False, selects=True, reference="np.take_along_axis(x, indices, axis)",
     samples=(sample((3, 4), np.array([[0, 0], [1, 3], [2, 2]]), axis=1),
              sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0)),
 )  # fmt: skip

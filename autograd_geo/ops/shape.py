@@ -251,6 +251,7 @@ def _unrepeat(g: Any, shape: tuple[int, ...], repeats: Any, axis: int) -> Any:
     method=False,
     reference="np.repeat(x, repeats, axis)",
     moves=True,
+    selects=True,
 )
 def _repeat(x: Any, /, repeats: Any, axis: int) -> Any:
     """See `repeat`."""
@@ -363,13 +364,13 @@ def diff(x: Any, /, n: int = 1, axis: int = -1) -> Any:
     return x
 
 
-@linear(lambda g, k: np.tril(g, k), samples=(sample((3, 4)), sample((3, 3), k=-1)), moves=True)
+@linear(lambda g, k: np.tril(g, k), samples=(sample((3, 4)), sample((3, 3), k=-1)), moves=True, selects=True)
 def tril(x: Any, /, k: int = 0) -> Any:
     """The lower triangle of the last two axes, up to diagonal `k`; zero elsewhere."""
     return np.tril(x, k)
 
 
-@linear(lambda g, k: np.triu(g, k), samples=(sample((3, 4)), sample((3, 3), k=1)), moves=True)
+@linear(lambda g, k: np.triu(g, k), samples=(sample((3, 4)), sample((3, 3), k=1)), moves=True, selects=True)
 def triu(x: Any, /, k: int = 0) -> Any:
     """The upper triangle of the last two axes, from diagonal `k`; zero elsewhere."""
     return np.triu(x, k)
