@@ -129,8 +129,10 @@ class _Scalars:
             (node,) = node.args
         if node in args:
             return _SAME - args.index(node)
+        if node.kind != MAP or len(node.args) > len(args) or len(self.instructions) == MOST_KINDS:
+            return _OTHER
         taken = [q for q, a in enumerate(node.args) if a is args[q] or (a.kind == CONST and places[q] < 0)]
-        if node.kind != MAP or len(taken) < len(node.args) or len(self.instructions) == MOST_KINDS:
+        if len(taken) < len(node.args):
             return _OTHER
         self.instructions.append(single(node))
         self.taken.append(taken)

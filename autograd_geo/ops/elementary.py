@@ -136,7 +136,7 @@ log = pointwise("log(x)", x="1 / x", domain=_positive)
 log1p = pointwise("log1p(x)", x="1 / (1 + x)", domain=(-0.9, 3))
 log2 = pointwise("log2(x)", x="1.4426950408889634 / x", domain=_positive)
 log10 = pointwise("log10(x)", x="0.4342944819032518 / x", domain=_positive)
-_APART = "exp(-abs(x - y))"
+_APART = "exp(-abs(x - where(x == y, 0, y)))"  # no difference of infinities
 logaddexp = pointwise(
     f"logaddexp(x, y) = where(x == y, x + 0.6931471805599453, maximum(x, y) + log1p({_APART}))",
     x=f"where(x == y, 0.5, where(x >= y, 1, {_APART}) / (1 + {_APART}))",
@@ -162,10 +162,10 @@ atan2 = pointwise(
 )
 _T = "(3.141592653589793 * x)"
 sinc = pointwise(
-    f"sinc(x) = where(x == 0, 1, sin({_T}) / {_T})",
+    "sinc(x) = sin(3.141592653589793 * where(x == 0, 1e-20, x)) / (3.141592653589793 * where(x == 0, 1e-20, x))",
     x=f"where(abs(x) < 0.15, -3.141592653589793 * {_T} * (1 / 3 - {_T}**2 * (1 / 30 - {_T}**2 * (1 / 840 - {_T}**2 * "
     f"(1 / 45360 - {_T}**2 * (1 / 3991680 - {_T}**2 * (1 / 518918400 - {_T}**2 / 93405312000)))))), "
-    f"(cos({_T}) - z) / x)",  # a power series where the difference would cancel
+    f"(cos({_T}) - z) / where(x == 0, 1, x))",  # a power series where the difference would cancel
     doc="sin(pi x) / (pi x), and 1 at 0.",
 )
 sinh = pointwise("sinh(x)", x="cosh(x)")

@@ -128,11 +128,6 @@ class SGD(Optimizer):
         return settings.lr * (grad + settings.momentum * v if self.nesterov else v), {"velocity": v}
 
 
-def _sqrt(x: Any) -> Any:
-    """The square root of a Python number or a tensor."""
-    return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
-
-
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015, algorithm 1): steps of size about `lr` along m/sqrt(v), both bias-corrected.
 
@@ -160,7 +155,7 @@ class Adam(Optimizer):
         t = state["step"] + 1
         m = b1 * state["mean"] + (1 - b1) * grad
         v = b2 * state["square"] + (1 - b2) * (grad * grad)
-        correction = _sqrt(1 - b2**t)
+        correction = (1 - b2**t) ** 0.5
         rate = settings.lr * correction / (1 - b1**t)
         step = rate * m / (np.sqrt(v) + settings.eps * correction)
         return step, {"step": t, "mean": m, "square": v}
