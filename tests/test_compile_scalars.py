@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 import autograd_geo as ag
 from autograd_geo import optim
-from autograd_geo.compiler.graph import TABLE
+from autograd_geo.compiler.nodes import TABLE
 from autograd_geo.compiler.scalars import MOST_DIFFERENT
 from autograd_geo.op import Op, apply, registry
 

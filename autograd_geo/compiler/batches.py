@@ -17,8 +17,8 @@ from ..tensor import Tensor, wrap
 from . import machine
 from .call import MISMATCH, Output
 from .function import Compiled, Recorded
-from .graph import Node
 from .machine import address_of
+from .nodes import Node
 
 load_b, load_d, load_f, load_l = (machine.LOADS[f"load_{char}"] for char in "bdfl")
 store_b, store_d, store_l = (machine.STORES[f"store_{char}"] for char in "bdl")

@@ -10,9 +10,9 @@ from llvmlite import ir
 from numba import cfunc, types
 from numba.extending import get_cython_function_address, intrinsic
 
-from .graph import Node
 from .kernels import Kernel
 from .machine import SIGNATURE
+from .nodes import Node
 
 # What a product's parameters are, as 64-bit words: BLAS takes pointers to them.
 _FUNCTION, _BATCH, _COLUMNS, _ROWS, _INNER, _ONE, _ZERO, _TURN_B, _TURN_A, _STEP_B, _STEP_A, _STEP_C = range(12)

@@ -19,8 +19,8 @@ import numpy as np
 from ..tensor import Tensor, wrap
 from ..tree import fill, leaves
 from ..value import SCALAR, UNSHARED
-from .graph import Node
 from .memory import Memory, number
+from .nodes import Node
 from .outside import is_same
 from .places import Place, Scope, argument
 from .program import Cell, Program, is_number

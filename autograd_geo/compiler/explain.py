@@ -22,8 +22,9 @@ from ..names import printable
 from ..tape import GRADIENTS, Entry, line_at
 from ..tensor import Tensor
 from . import report
-from .graph import GATHER, INPUT, MAP, MOVE, PRODUCT, TABLE, Node, is_ours, unknown_types
+from .graph import is_ours
 from .moves import Move, Shape
+from .nodes import GATHER, INPUT, MAP, MOVE, PRODUCT, TABLE, Node, unknown_types
 from .profile import Times
 from .profile import measure as measured
 from .program import Program, Step

@@ -1,19 +1,15 @@
-"""From a recorded tape to a graph of what is computed: the kinds of nodes that the compiler knows, and the rest.
+"""From a recorded tape to a graph of what is computed.
 
-`map` evaluates a formula element by element, `move` takes each element from somewhere (`gather` from where an array
-says), `reduce` combines along axes, `scan` sums up along one, `product` is a matrix product, `scatter` adds where
-elements came from. Ops that are written in these (softmax, norm ...) are taken apart into them by running their NumPy
-code on tensors. What cannot be said so stays an op that is called back.
+Formulas become maps, ops that move elements are moves, products and sums of products are what einsum says; `lowering`
+has ops of other kinds. Ops that are written in these (softmax, norm ...) are taken apart. What cannot be said so stays
+an op that is called back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from copy import copy
-from functools import cache, partial
-from itertools import count
 from math import prod
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,28 +17,38 @@ import numpy as np
 from .. import expr
 from ..contract import as_product, choose, explicit
 from ..op import Op, registry
-from ..tape import CONSTANT, TRACED, WEAK, Entry, leaf, no_grad, traced_by
-from ..tensor import Tensor, wrap
-from ..value import SCALAR, Value
+from ..tape import CONSTANT, WEAK, Entry
+from ..value import Value
+from .decompose import recorded_steps
+from .lowering import LOWERED
 from .moves import (
     Move,
-    Positions,
     Shape,
     broadcast,
     composed,
-    frozen_key,
     in_order,
     move_of,
-    positions_along,
-    positions_of_take,
 )
+from .nodes import (
+    CALL,
+    CONST,
+    INPUT,
+    JOIN,
+    MAP,
+    MOVE,
+    PRODUCT,
+    REDUCE,
+    SCATTER,
+    Formula,
+    Node,
+    cast_formula,
+    plus_zero,
+    product_formula,
+    unknown_types,
+)
+from .powers import has_power, powers_in, substitute
 from .trace import Tracer
 
-#: The dtypes that kernels compute in, by their characters; others are left to NumPy.
-_KNOWN_TYPES = frozenset("?bhilqBHILQfd")
-INPUT, CONST, MAP, MOVE, GATHER, JOIN = "input const map move gather join".split()
-REDUCE, PRODUCT, SCATTER, SCAN, CALL = "reduce product scatter scan call".split()
-TABLE, RESULT = "table", "result"  # scalar ops as one step (see `scalars`), and a value that it leaves
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
 SMALL_PRODUCT = 4096
 #: Numbers with which an op is another formula, by its name: for all others, the number is an operand of the same one.
@@ -51,45 +57,6 @@ SPECIAL: dict[str, frozenset[float]] = {
 }  # fmt: skip
 #: Up to so many arrays are joined where they are read; more are copied together first.
 MOST_MOVED = 8
-
-
-_ranks = count()
-
-
-class Node:
-    """One value of the program: how it is computed from which others."""
-
-    __slots__ = ("args", "data", "dtype", "entry", "kind", "rank", "shape")
-
-    def __init__(
-        self, kind: str, shape: Shape, dtype: np.dtype[Any], args: tuple[Node, ...] = (), data: Any = None,
-        entry: Entry | None = None,
-    ) -> None:  # fmt: skip
-        self.kind, self.shape, self.dtype, self.args, self.data, self.entry = kind, shape, dtype, args, data, entry
-        #: Grows along dependencies, and otherwise in the order in which nodes were made.
-        self.rank: float = next(_ranks)
-
-    @property
-    def size(self) -> int:
-        return prod(self.shape)
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.shape} {self.dtype}>"
-
-
-class Formula:
-    """What a map computes: an expression over its arguments, called a0, a1 ..., at a common dtype."""
-
-    __slots__ = ("at", "body", "key")
-
-    def __init__(self, body: expr.Node, at: np.dtype[Any]) -> None:
-        self.body, self.at = body, at
-        self.key = (body, at.char)
-
-
-def unknown_types(args: Sequence[Node], dtype: np.dtype[Any]) -> set[np.dtype[Any]]:
-    """The dtypes among those of an op's arguments and result that kernels do not compute in."""
-    return {d for d in (dtype, *(a.dtype for a in args)) if d.char not in _KNOWN_TYPES}
 
 
 def is_ours(op: Op) -> bool:
@@ -170,8 +137,8 @@ class Graph:
             return self.move(move_of(op, attrs, [n.shape for n in nodes]), nodes, entry)
         if op.transposes is not None and op.transposes.moves and len(nodes) == 1:
             rest = {k: v for k, v in attrs.items() if k != "shape"}
-            return self._moved_back(move_of(op.transposes, rest, [attrs["shape"]]), nodes[0], entry)
-        made = _LOWERED.get(op.name)
+            return self.moved_back(move_of(op.transposes, rest, [attrs["shape"]]), nodes[0], entry)
+        made = LOWERED.get(op.name)
         if made is not None:
             return made(self, nodes, attrs, shape, dtype, entry)
         if op.family == "multilinear":
@@ -196,8 +163,8 @@ class Graph:
         if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
             at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
         body = op.body
-        if at.kind == "f" and _has_power(op):
-            body = _powers_in(op, args, attrs)
+        if at.kind == "f" and has_power(op):
+            body = powers_in(op, args, attrs)
             if op.name == "power" and "y" not in expr.names_in(body):
                 args = args[:1]
         inputs = op.inputs[: len(args)]
@@ -211,7 +178,7 @@ class Graph:
         if formula is None:
             names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
             formula = _formulas[key] = Formula(
-                _substitute(body, names | {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}), at
+                substitute(body, names | {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}), at
             )
         return self.map(formula, nodes, shape, dtype, entry)
 
@@ -260,7 +227,7 @@ class Graph:
         kept = tuple(n for a, n in enumerate(x.shape) if a not in gone)
         if all(x.shape[a] == 1 for a in gone):  # one number each: its sum with 0, which -0 is not, or itself
             zero = how == "sum" and x.dtype.kind == "f"
-            node = self.reshape(self.map(_plus_zero(x.dtype), [x], x.shape, x.dtype, entry) if zero else x, kept)
+            node = self.reshape(self.map(plus_zero(x.dtype), [x], x.shape, x.dtype, entry) if zero else x, kept)
         else:
             node = self._once(REDUCE, kept, x.dtype, (x,), (how, gone), (how, gone), entry)
         if keepdims:
@@ -270,7 +237,7 @@ class Graph:
     def reshape(self, x: Node, shape: Shape) -> Node:
         return self.move(in_order(x.shape, shape), [x], x.entry)
 
-    def _moved_back(self, there: Move, g: Node, entry: Entry | None) -> Node:
+    def moved_back(self, there: Move, g: Node, entry: Entry | None) -> Node:
         """The transpose of an index map: a sum over where each element went, if it went to more than one place."""
         if there.inverse is not None:
             return self.move(there.inverse, [g], entry)
@@ -314,7 +281,7 @@ class Graph:
         ]
         total = spread[0]
         for n in spread[1:]:
-            total = self.map(_product_formula(dtype), [total, n], space, dtype, entry)
+            total = self.map(product_formula(dtype), [total, n], space, dtype, entry)
         return self.reduce("sum", total, tuple(range(len(out), len(space))), False, entry) if inner else total
 
     def _product(
@@ -356,7 +323,7 @@ class Graph:
 
     def _taken_apart(self, op: Op, nodes: list[Node], attrs: dict[str, Any], entry: Entry | None) -> Node | None:
         """An op of ours by the ops that its NumPy code runs; None if that code is not made of such."""
-        steps = _steps(op, [(n.shape, n.dtype) for n in nodes], attrs)
+        steps = recorded_steps(op, [(n.shape, n.dtype) for n in nodes], attrs)
         if steps is None:
             return None
         entries, operands, result, defined = steps
@@ -376,38 +343,6 @@ class Graph:
 
 
 _formulas: dict[Any, Formula] = {}
-_TIMES = expr.Call("*", (expr.Var("a0"), expr.Var("a1")))
-
-
-@cache
-def _product_formula(dtype: np.dtype[Any]) -> Formula:
-    return Formula(_TIMES, dtype)
-
-
-@cache
-def cast_formula(dtype: np.dtype[Any]) -> Formula:
-    return Formula(expr.Var("a0"), dtype)
-
-
-@cache
-def _plus_zero(dtype: np.dtype[Any]) -> Formula:
-    return Formula(expr.Call("+", (expr.Var("a0"), expr.Num(0.0))), dtype)
-
-
-@cache
-def _quotient_formula(dtype: np.dtype[Any]) -> Formula:
-    return Formula(expr.Call("/", (expr.Var("a0"), expr.Var("a1"))), dtype)
-
-
-@cache
-def _hit_formula(dtype: np.dtype[Any]) -> Formula:
-    """Whether a0 is the extreme a1, which is NaN if any a0 is."""
-    return Formula(expr.parse("(a0 == a1) or (a0 != a0)", ("a0", "a1")), dtype)
-
-
-@cache
-def _choice_formula(dtype: np.dtype[Any]) -> Formula:
-    return Formula(expr.parse("where(a0, a1, a2)", ("a0", "a1", "a2")), dtype)
 
 
 def _is_one(x: Any) -> bool:
@@ -417,79 +352,8 @@ def _is_one(x: Any) -> bool:
     return bool(x.kind == CONST and x.size == 1 and x.data == 1 if isinstance(x, Node) else x == 1)
 
 
-def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
-    """Every entry that outputs are computed from, in an order in which all inputs come first."""
-    order = list(dict.fromkeys(outputs))
-    seen = set(order)
-    for entry in order:
-        for source in (defined[entry],) if entry.op is None and entry in defined else entry.inputs:
-            if type(source) is Entry and source not in seen:
-                seen.add(source)
-                order.append(source)
-    order.sort(key=attrgetter("number"))
-    return order
-
-
-def _substitute(node: expr.Node, names: dict[str, expr.Node]) -> expr.Node:
-    if isinstance(node, expr.Var):
-        return names.get(node.name, node)
-    if isinstance(node, expr.Call):
-        return expr.Call(node.fn, tuple(_substitute(a, names) for a in node.args))
-    return node
-
-
 def _literal_dtype(x: Any, at: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(bool) if type(x) is bool else at
-
-
-@cache
-def _has_power(op: Op) -> bool:
-    def visit(node: expr.Node) -> bool:
-        return isinstance(node, expr.Call) and (node.fn == "**" or any(map(visit, node.args)))
-
-    return op.body is not None and visit(op.body)
-
-
-def _powers_in(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> expr.Node:
-    """An op's formula with its powers as NumPy takes them; an exponent that never changes is part of it."""
-    assert op.body is not None
-    known: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
-    if op.name == "power":
-        (exponent,) = args[1:]
-        if not isinstance(exponent, Node):
-            known["y"] = expr.Num(float(exponent))
-        elif exponent.kind == CONST and not exponent.shape:
-            known["y"] = expr.Num(float(exponent.data))
-    single = {x for x, a in zip(op.inputs, args, strict=True) if not isinstance(a, Node) or not a.shape}
-    floats = all(not isinstance(a, Node) or (a.shape, a.dtype) == SCALAR for a in args)
-    return _powers(_substitute(op.body, known), single, floats)
-
-
-def _powers(node: expr.Node, single: Set[str], on_floats: bool) -> expr.Node:
-    """The expression with powers as NumPy takes them: x**2 and its like are products.
-
-    An exponent of 0.5 for a whole array (a literal, or an operand of one element) is a square root, which differs at
-    -0 and -inf; Python floats have no such case.
-    """
-    if not isinstance(node, expr.Call):
-        return node
-    args = tuple(_powers(a, single, on_floats) for a in node.args)
-    if node.fn != "**":
-        return expr.Call(node.fn, args)
-    x, exponent = args
-    root = expr.Call("sqrt", (x,))
-    if isinstance(exponent, expr.Num):
-        square, inverse = expr.Call("*", (x, x)), expr.Call("/", (expr.Num(1.0), x))
-        known: dict[float, expr.Node] = {
-            1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
-            -1.0: inverse, -2.0: expr.Call("*", (inverse, inverse)),
-        }  # fmt: skip
-        if not on_floats:
-            known[0.5] = root
-        return known.get(exponent.value, expr.Call("**", args))
-    if on_floats or not expr.names_in(exponent) <= single:
-        return expr.Call("**", args)
-    return expr.Call("where", (expr.Call("==", (exponent, expr.Num(0.5))), root, expr.Call("**", args)))
 
 
 def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:
@@ -508,162 +372,6 @@ def _spread(word: str, space_labels: Sequence[str], shape: Shape, space: Shape) 
         [table.shape[[d for d in space_labels if d in unique].index(c)] if c in unique else 1 for c in space_labels]
     )
     return Move(np.broadcast_to(full, space), (shape,))
-
-
-# --- ops with a lowering of their own ---------------------------------------------------------------------------------
-
-
-def _reduction(how: str) -> Callable[..., Node | None]:
-    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
-        (x,) = nodes
-        if how in ("sum", "prod"):
-            x = g.cast(x, dtype)
-        if x.dtype != dtype or (how in ("max", "min") and x.size == 0):
-            return None
-        return g.reduce(how, x, attrs["axis"], attrs["keepdims"], entry)
-
-    return lower
-
-
-def _mean(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
-    (x,) = nodes
-    if dtype == np.float16 or x.dtype.kind != "f":  # integers are summed as such
-        return None
-    total = g.reduce("sum", g.cast(x, dtype), attrs["axis"], attrs["keepdims"], entry)
-    count = g.constant(x.size // max(1, prod(shape)), dtype)
-    return g.map(_quotient_formula(dtype), [total, count], shape, dtype, entry)
-
-
-def _spread_back(scaled: bool) -> Callable[..., Node | None]:
-    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
-        (x,) = nodes
-        if scaled:
-            count = g.constant(prod(shape) // max(1, x.size), np.dtype(float))
-            divided = _quotient_formula(np.dtype(float))
-            x = g.cast(g.map(divided, [x, count], x.shape, np.dtype(float), entry), dtype)
-        axes, ndim = attrs["axis"], len(shape)
-        given = range(ndim) if axes is None else (axes,) if isinstance(axes, int | np.integer) else axes
-        gone = {int(a) % ndim for a in given} if ndim else set()
-        ones = tuple(1 if a in gone else n for a, n in enumerate(shape))
-        return g.move(broadcast(ones, shape), [g.reshape(x, ones)], entry)
-
-    return lower
-
-
-def _running_sum(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node:
-    """The sum of what stands before along an axis; its transpose, of what stands behind."""
-    x, axis = g.cast(nodes[0], dtype), attrs["axis"]
-    back = "shape" in attrs
-    if axis is None:
-        x, axis = g.reshape(x, (x.size,)), 0
-    elif not x.shape:
-        x = g.reshape(x, (1,))
-    axis %= len(x.shape)
-    data = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :]), back
-    return g.reshape(Node(SCAN, x.shape, dtype, (x,), data, entry), shape)
-
-
-def _first_largest(largest: bool) -> Callable[..., Node | None]:
-    """Where along an axis the largest (or smallest) element is, the first of equal ones; NaN is before all."""
-
-    def lower(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
-        (x,), axis = nodes, attrs["axis"]
-        if axis is None:
-            x, axis = g.reshape(x, (x.size,)), 0
-        if not x.shape:
-            return g.constant(0, dtype)
-        n = x.shape[axis]
-        best = g.reduce("max" if largest else "min", x, axis, True, entry)
-        hit = g.map(_hit_formula(x.dtype), [x, best], x.shape, np.dtype(bool), entry)
-        places = np.arange(n).reshape([n if a == axis % len(x.shape) else 1 for a in range(len(x.shape))])
-        numbers = [hit, g.constant(places, dtype), g.constant(n, dtype)]
-        found = g.reduce("min", g.map(_choice_formula(dtype), numbers, x.shape, dtype, entry), axis, False, entry)
-        return g.reshape(found, shape)
-
-    return lower
-
-
-def _astype(g: Graph, nodes: list[Node], attrs: dict[str, Any], shape: Shape, dtype: Any, entry: Any) -> Node | None:
-    return g.cast(nodes[0], dtype)
-
-
-def _at_positions(
-    g: Graph,
-    nodes: list[Node],
-    attrs: dict[str, Any],
-    shape: Shape,
-    dtype: Any,
-    entry: Any,
-    how: Callable[[Shape, Shape, int], Positions],
-    op: Op,
-) -> Node | None:
-    """Elements at positions along an axis, or the transpose of that."""
-    x, index = nodes
-    source = attrs.get("shape", x.shape)
-    if index.kind == CONST:
-        numbers = np.arange(prod(source), dtype=np.int64).reshape(source)
-        table = Move(op.forward(numbers, index.data, axis=attrs["axis"]), (source,))
-        return g._moved_back(table, x, entry) if "shape" in attrs else g.move(table, [x], entry)
-    if index.dtype.kind not in "iu" or 0 in source:
-        return None
-    return Node(
-        SCATTER if "shape" in attrs else GATHER,
-        shape,
-        dtype,
-        (x, index),
-        how(source, index.shape, attrs["axis"]),
-        entry,
-    )
-
-
-_LOWERED: dict[str, Callable[..., Node | None]] = {
-    **{how: _reduction(how) for how in ("sum", "prod", "max", "min")},
-    "mean": _mean,
-    "sum.T": _spread_back(False),
-    "mean.T": _spread_back(True),
-    "cumsum": _running_sum,
-    "cumsum.T": _running_sum,
-    "argmax": _first_largest(True),
-    "argmin": _first_largest(False),
-    "astype": _astype,
-    "astype.T": _astype,
-    **{
-        name + transposed: partial(_at_positions, op=registry[name], how=how)
-        for name, how in (("take", positions_of_take), ("take_along_axis", positions_along))
-        for transposed in ("", ".T")
-    },
-}
-
-_taken: dict[Any, Any] = {}
-
-
-def _steps(op: Op, specs: Sequence[Any], attrs: dict[str, Any]) -> Any:
-    """The entries that an op's NumPy code records when it is run on tensors of these specs; None if it fails."""
-    key = op.name, tuple(specs), frozen_key(attrs)
-    if key not in _taken:
-        _taken[key] = _try_steps(op, specs, attrs)
-    return _taken[key]
-
-
-def _try_steps(op: Op, specs: Sequence[Any], attrs: dict[str, Any]) -> Any:
-    tracer = Tracer()
-    operands = [leaf(_stand_in(spec), TRACED) for spec in specs]
-    try:
-        with traced_by(tracer), no_grad(), np.errstate(all="ignore"):
-            result = op.forward(*[wrap(e.value, e) for e in operands], **attrs)
-    except Exception:
-        return None
-    if not isinstance(result, Tensor) or result._entry is None or tracer.reads or tracer.inputs:
-        return None
-    entries = needed([result._entry], tracer.defined)
-    if any(e.op is op for e in entries):
-        return None  # NumPy's function is this very op: nothing was taken apart
-    return entries, operands, result._entry, tracer.defined
-
-
-def _stand_in(spec: Any) -> Value:
-    shape, dtype = spec
-    return 0.5 if spec == SCALAR else np.full(shape, 1, dtype)
 
 
 __all__ = ["CONSTANT", "WEAK", "Formula", "Graph", "Node"]

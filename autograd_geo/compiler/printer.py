@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from math import prod
@@ -11,8 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import expr
-from .graph import GATHER, MAP, REDUCE, Formula, Node
-from .moves import _APART, ZERO, Move, Positions, Shape, c_strides
+from .moves import _APART, ZERO, Positions, Shape, c_strides
+from .nodes import GATHER, MAP, REDUCE, Formula, Node
+from .phrases import (
+    CODES,
+    Span,
+    combined,
+    converted,
+    element,
+    is_boolean,
+    is_condition,
+    letter,
+    limits,
+    rename_temporaries,
+    typed,
+    watches_nan,
+    within,
+)
 from .regions import Plan, Region, storage
 from .stages import stages
 
@@ -25,16 +39,6 @@ MOST_CHUNKS = 64
 Box = Sequence[tuple[int, int]]
 
 
-class _Span(NamedTuple):
-    """An affine access on a box: element base + sum(strides * (i - lower)) of an operand; of none (0) if that is -1."""
-
-    lower: Shape
-    upper: Shape
-    operand: int
-    base: int
-    strides: Shape
-
-
 class _Access:
     """How a node is read or written over the region's index space: spans, or a table per operand.
 
@@ -44,13 +48,9 @@ class _Access:
     __slots__ = ("positions", "spans", "tables")
 
     def __init__(
-        self, spans: list[_Span], tables: Sequence[tuple[int, int]] = (), positions: Positions | None = None
+        self, spans: list[Span], tables: Sequence[tuple[int, int]] = (), positions: Positions | None = None
     ) -> None:
         self.spans, self.tables, self.positions = spans, tables, positions
-
-
-def letter(dtype: np.dtype[Any]) -> str:
-    return "bool" if dtype.kind == "b" else {"q": "l", "Q": "L"}.get(dtype.char, dtype.char)
 
 
 class Printer:
@@ -182,7 +182,7 @@ class Printer:
 
     def _span(
         self, a: Node, operand: int, strides: Shape, box: tuple[Shape, Shape] | None = None, base: int = 0
-    ) -> _Span:
+    ) -> Span:
         """An access to a node over the region's index space: its own, or, for one value per row, that of the rows."""
         full = self.shape
         lower, upper = box or ((0,) * len(a.shape), a.shape)
@@ -190,7 +190,7 @@ class Printer:
             k, row = self.rows, full[self.rows :]
             zeros = (0,) * len(row)
             lower, upper, strides = (*lower[:k], *zeros), (*upper[:k], *row), (*strides[:k], *zeros)
-        return _Span(lower, upper, operand, base, strides)
+        return Span(lower, upper, operand, base, strides)
 
     def _read(self, a: Node) -> _Access:
         """How an argument from elsewhere is read."""
@@ -304,7 +304,7 @@ class Printer:
         for a, name in self.scalars.items():
             k = int(name[1:])
             head.append(f"{name} = load_{letter(a.dtype)}(p{k}, 0, {k}, #)")
-        head += [f"{name} = {_typed(char, value)}" for (char, value), name in self.constants.items()]
+        head += [f"{name} = {typed(char, value)}" for (char, value), name in self.constants.items()]
         body = "\n".join("    " + line for line in [*dict.fromkeys(head), *text])
         given = "a, o, lo, hi, chunk" if self.chunks else "a, o"
         return f"def kernel({given}):\n{body}\n".replace("#", str(len(self.operands)))
@@ -320,7 +320,7 @@ class Printer:
         for node, k in self.parts.items():
             name, load = self.registers[node], f"load_{letter(node.dtype)}(p{k}, c, {k}, #)"
             lines += [*self._start(node), f"for c in range({self.chunks}):"]
-            lines += [f"    {name} = {_combined(node, name, load)}", *self._finish(node, [0] * len(self.shape))]
+            lines += [f"    {name} = {combined(node, name, load)}", *self._finish(node, [0] * len(self.shape))]
         return lines
 
     def _start(self, node: Node) -> list[str]:
@@ -329,7 +329,7 @@ class Printer:
         char = letter(node.dtype)
         first = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}[how]
         if how in ("max", "min") and node.dtype.kind != "f":
-            low, high = (0, 1) if node.dtype.kind == "b" else _limits(node.dtype)
+            low, high = (0, 1) if node.dtype.kind == "b" else limits(node.dtype)
             first = low if how == "max" else high
         k, value = self.writes[node].spans[0].operand, self._constant(char, first)
         if node not in self.registers:
@@ -341,7 +341,7 @@ class Printer:
             )
             return [f"for i in range({part}):", f"    store_{char}(p{k}, i, {value}, {k}, #)"]
         lines = [f"{self.registers[node]} = {value}"]
-        return [*lines, f"nan{k} = False"] if _watches_nan(node) else lines
+        return [*lines, f"nan{k} = False"] if watches_nan(node) else lines
 
     def _finish(self, node: Node, loops: list[str | int], part: bool = False) -> list[str]:
         """A reduction in a variable after its last element, or, if a `part`, after that of a chunk."""
@@ -350,15 +350,15 @@ class Printer:
         if part and node in self.parts:
             k = self.parts[node]
             lines = [f"store_{letter(node.dtype)}(p{k}, chunk, {name}, {k}, #)"]
-        if _watches_nan(node):
-            nan = _typed(letter(node.dtype), np.nan)
+        if watches_nan(node):
+            nan = typed(letter(node.dtype), np.nan)
             lines = [f"{name} = select(nan{span.operand}, {nan}, {name})", *lines]
         return lines
 
     def _constant(self, char: str, value: float) -> str:
         key = char, value
         if value != value:
-            return _typed(char, value)
+            return typed(char, value)
         if key not in self.constants:
             self.constants[key] = f"k{len(self.constants)}"
         return self.constants[key]
@@ -433,15 +433,15 @@ class Printer:
                 body += self._accumulated(node, values[0])
             else:
                 (span,) = self.writes[node].spans
-                before = f"load_{letter(node.dtype)}(p{span.operand}, {_index(span, loops)}, {span.operand}, #)"
-                body.append(self._store(node, _combined(node, before, values[0]), span, loops))
+                before = f"load_{letter(node.dtype)}(p{span.operand}, {element(span, loops)}, {span.operand}, #)"
+                body.append(self._store(node, combined(node, before, values[0]), span, loops))
         return body
 
     def _accumulated(self, node: Node, value: str) -> list[str]:
         """One more element of a reduction in a variable. NaN is watched for apart, so that the loop vectorises."""
         name, k = self.registers[node], self.writes[node].spans[0].operand
-        if not _watches_nan(node):
-            return [f"{name} = {_combined(node, name, value)}"]
+        if not watches_nan(node):
+            return [f"{name} = {combined(node, name, value)}"]
         larger = "larger" if node.data[0] == "max" else "smaller"
         return [f"nan{k} = or_nan(nan{k}, {value})", f"{name} = {larger}({name}, {value})"]
 
@@ -450,7 +450,7 @@ class Printer:
         char = letter(node.dtype)
         zero = self._constant(char, 0.0)
         if access.tables:
-            at = _index(access.spans[0], loops)
+            at = element(access.spans[0], loops)
             text = zero
             for table, k in access.tables:
                 index = f"load_l(p{table}, {at}, {table}, #)"
@@ -459,179 +459,39 @@ class Printer:
         if access.positions is not None:
             source, positions = access.spans
             k, kind, how = positions.operand, letter(node.args[1].dtype), access.positions
-            position = _within(f"i8(load_{kind}(p{k}, {_index(positions, loops)}, {k}, #))", how.length)
-            at = f"{_index(source, loops)} + {how.step} * {position}"
+            position = within(f"i8(load_{kind}(p{k}, {element(positions, loops)}, {k}, #))", how.length)
+            at = f"{element(source, loops)} + {how.step} * {position}"
             return f"load_{char}(p{source.operand}, {at}, {source.operand}, #)"
         for s in access.spans:
             if all(a <= i < b for a, i, b in zip(s.lower, lower, s.upper, strict=True)):
-                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {_index(s, loops)}, {s.operand}, #)"
+                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {element(s, loops)}, {s.operand}, #)"
         raise AssertionError("no span covers this box")
 
-    def _store(self, node: Node, value: str, span: _Span, loops: list[str | int]) -> str:
-        return f"store_{letter(node.dtype)}(p{span.operand}, {_index(span, loops)}, {value}, {span.operand}, #)"
+    def _store(self, node: Node, value: str, span: Span, loops: list[str | int]) -> str:
+        return f"store_{letter(node.dtype)}(p{span.operand}, {element(span, loops)}, {value}, {span.operand}, #)"
 
     def _formula(self, node: Node, values: Sequence[str], name: str) -> list[str]:
         formula: Formula = node.data
         char, out = letter(formula.at), letter(node.dtype)
         names: dict[str, str] = {}
         for k, (a, value) in enumerate(zip(node.args, values, strict=True)):
-            same = letter(a.dtype) == char or _is_condition(formula.body, f"a{k}", a)
-            names[f"a{k}"] = value if same else _converted(value, letter(a.dtype), char)
-        text = expr.source(self._typed_numbers(formula.body, char, names), f"{name} = ", _CODES[formula.at.kind])
-        lines = [_rename_temporaries(line, name) for line in text]
-        result = "bool" if _is_boolean(formula.body) else char
+            same = letter(a.dtype) == char or is_condition(formula.body, f"a{k}", a)
+            names[f"a{k}"] = value if same else converted(value, letter(a.dtype), char)
+        text = expr.source(self._typed_numbers(formula.body, char, names), f"{name} = ", CODES[formula.at.kind])
+        lines = [rename_temporaries(line, name) for line in text]
+        result = "bool" if is_boolean(formula.body) else char
         if result != out or formula.at.kind in "iu":
-            lines[-1] = f"{name} = {_converted(lines[-1].removeprefix(f'{name} = '), result, out)}"
+            lines[-1] = f"{name} = {converted(lines[-1].removeprefix(f'{name} = '), result, out)}"
         return lines
 
     def _typed_numbers(self, node: expr.Node, char: str, names: dict[str, str]) -> expr.Node:
         if isinstance(node, expr.Num):
-            return expr.Var(self._constant(char, node.value) if node.value == node.value else _typed(char, node.value))
+            return expr.Var(self._constant(char, node.value) if node.value == node.value else typed(char, node.value))
         if isinstance(node, expr.Var):
             return expr.Var(names[node.name])
         if node.fn == "reciprocal":
             node = expr.Call("/", (expr.Num(1.0), *node.args))
         return expr.Call(node.fn, tuple(self._typed_numbers(a, char, names) for a in node.args))
-
-
-def _index(span: _Span, loops: list[str | int]) -> str:
-    """An element of an operand; `loops` are the loop variables, or numbers along axes that have no loop."""
-    constant, terms = span.base, []
-    for stride, low, i in zip(span.strides, span.lower, loops, strict=True):
-        constant -= stride * low
-        if isinstance(i, int):
-            constant += stride * i
-        elif stride:
-            terms.append(i if stride == 1 else f"{stride} * {i}")
-    if constant or not terms:
-        terms.append(str(constant))
-    return " + ".join(terms)
-
-
-_BOOLEAN = frozenset(["<", "<=", ">", ">=", "==", "!=", "&", "|"])
-
-
-def _is_boolean(node: expr.Node) -> bool:
-    return isinstance(node, expr.Call) and node.fn in _BOOLEAN
-
-
-def _is_condition(body: expr.Node, name: str, a: Node) -> bool:
-    """Whether an argument serves as nothing but a condition."""
-    if a.dtype.kind != "b":
-        return False
-    uses = []
-
-    def visit(node: expr.Node, condition: bool) -> None:
-        if isinstance(node, expr.Var) and node.name == name:
-            uses.append(condition)
-        elif isinstance(node, expr.Call):
-            for k, x in enumerate(node.args):
-                visit(x, node.fn == "where" and k == 0)
-
-    visit(body, False)
-    return all(uses)
-
-
-def _rename_temporaries(line: str, name: str) -> str:
-    """`expr.source` calls its temporaries _0, _1 ...: each map has its own."""
-    return re.sub(r"(?<![\w.])_(\d+)", rf"{name}_\1", line)
-
-
-_CASTS = {"d": "f8", "f": "f4", "bool": "b1", "b": "i1", "h": "i2", "i": "i4", "l": "i8", "B": "u1", "H": "u2",
-          "I": "u4", "L": "u8"}  # fmt: skip
-
-
-def _typed(char: str, value: float) -> str:
-    if char in "df":
-        return f"{_CASTS[char]}({float(value)!r})"  # inf and nan are names in a kernel's module
-    return f"{_CASTS[char]}({int(value)})"
-
-
-def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    info = np.iinfo(dtype)
-    return info.min, info.max
-
-
-def _converted(value: str, source: str, target: str) -> str:
-    if target == "bool":
-        return f"({value}) != 0"
-    return f"{_CASTS[target]}({value})"
-
-
-def _watches_nan(node: Node) -> bool:
-    return node.dtype.kind == "f" and node.data[0] in ("max", "min")
-
-
-def _combined(node: Node, before: str, value: str) -> str:
-    how = node.data[0]
-    if how == "sum":
-        return f"add_in_any_order({before}, {value})"
-    if how == "prod":
-        return f"{before} * {value}"
-    if node.dtype.kind == "b":
-        return f"{before} {'|' if how == 'max' else '&'} {value}"
-    name = {"max": "maximum", "min": "minimum"}[how]
-    return f"vm.{name}({before}, {value})" if node.dtype.kind == "f" else f"{how}({before}, {value})"
-
-
-_FLOAT_CODES = {name: "vm." + p.code for name, p in expr.PRIMITIVES.items() if p.level == 9 and name != "where"} | {
-    "where": "select(({0}) != 0, {1}, {2})",
-    "**": "vm.power({0}, {1})",
-}
-_INTEGER_CODES = _FLOAT_CODES | {
-    "abs": "abs({0})", "maximum": "max({0}, {1})", "minimum": "min({0}, {1})", "**": "({0}) ** ({1})",
-    "floor": "{0}", "ceil": "{0}", "rint": "{0}", "remainder": "({0}) % ({1})",
-    "sign": "(({0}) > 0) - (({0}) < 0)",
-}  # fmt: skip
-_CODES = {"f": _FLOAT_CODES, "i": _INTEGER_CODES, "u": _INTEGER_CODES, "b": _INTEGER_CODES}
-
-
-def _within(position: str, length: int) -> str:
-    """A position counted from the start; never outside, whatever the array says (recordings hold for what fits)."""
-    return f"max(min(select({position} < 0, {position} + {length}, {position}), {length - 1}), 0)"
-
-
-def print_scatter(node: Node) -> str:
-    """The source of a sum over where elements went, result[position] += g; operands g, result, positions."""
-    g, char, where = node.args[0], letter(node.dtype), node.data
-    lines = [f"for i in range({node.size}):", f"    store_{char}(p1, i, {_typed(char, 0)}, 1, 3)"]
-    if isinstance(where, Move):
-        lines += [f"for i in range({g.size}):", "    k = load_l(p2, i, 2, 3)", "    if k >= 0:"]
-        element, indent = "i", " " * 8
-    else:
-        loops: list[str | int] = [f"j{axis}" for axis in range(len(g.shape))]
-        lines += [f"{' ' * 4 * a}for j{a} in range({n}):" for a, n in enumerate(g.shape)]
-        indent = " " * 4 * len(loops)
-
-        def at(strides: Shape) -> str:
-            return _index(_Span((0,) * len(strides), g.shape, 0, 0, strides), loops)
-
-        position = f"i8(load_{letter(node.args[1].dtype)}(p2, {at(where.index_strides)}, 2, 3))"
-        lines.append(f"{indent}k = {at(where.strides)} + {where.step} * {_within(position, where.length)}")
-        element = at(c_strides(g.shape))
-    total = f"load_{char}(p1, k, 1, 3) + load_{char}(p0, {element}, 0, 3)"
-    lines.append(f"{indent}store_{char}(p1, k, {total}, 1, 3)")
-    body = "\n".join("    " + line for line in lines)
-    return f"def kernel(a, o):\n    p0, p1, p2 = a[o[0]], a[o[1]], a[o[2]]\n{body}\n"
-
-
-def print_scan(node: Node) -> str:
-    """The source of a running sum; operands x and the result."""
-    (outer, n, inner, back), char = node.data, letter(node.dtype)
-    order = f"range({n - 1}, -1, -1)" if back else f"range({n})"
-    first, before = (n - 1, inner) if back else (0, -inner)
-    return f"""\
-def kernel(a, o):
-    p0, p1 = a[o[0]], a[o[1]]
-    for i in range({outer}):
-        for j in {order}:
-            for k in range({inner}):
-                at = (i * {n} + j) * {inner} + k
-                x = load_{char}(p0, at, 0, 2)
-                if j != {first}:
-                    x = load_{char}(p1, at + {before}, 1, 2) + x
-                store_{char}(p1, at, x, 1, 2)
-"""
 
 
 class Printed(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..tree import leaves
 from .call import GONE, Outline
-from .graph import CONST, INPUT, Node
 from .machine import address_of, program_table, runner
+from .nodes import CONST, INPUT, Node
 from .places import Scope, argument
 from .program import Program, Step
 from .trace import Input

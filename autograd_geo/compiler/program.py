@@ -20,11 +20,13 @@ import numpy as np
 from ..tape import Entry
 from ..value import SCALAR, Spec
 from . import blas, scalars
-from .graph import CALL, CONST, INPUT, JOIN, MAP, PRODUCT, RESULT, SCAN, SCATTER, TABLE, Graph, Node
+from .graph import Graph
 from .kernels import Kernel, kernel
+from .loops import print_scan, print_scatter
 from .machine import address_of, program_table, runner
 from .moves import ZERO
-from .printer import print_region, print_scan, print_scatter
+from .nodes import CALL, CONST, INPUT, JOIN, MAP, PRODUCT, RESULT, SCAN, SCATTER, TABLE, Node
+from .printer import print_region
 from .regions import Plan, Region, made_by, plan, reads_in_order, sources, storage
 from .table import interpreter
 from .trace import Input

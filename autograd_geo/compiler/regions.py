@@ -14,7 +14,8 @@ from enum import Enum
 from math import inf, prod
 from typing import Any, NamedTuple
 
-from .graph import (
+from .moves import Shape, in_order
+from .nodes import (
     CALL,
     CONST,
     GATHER,
@@ -31,7 +32,6 @@ from .graph import (
     Node,
     cast_formula,
 )
-from .moves import Shape, in_order
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
 MOST_NODES = 40

@@ -19,10 +19,12 @@ import numpy as np
 from ..op import registry
 from ..tape import Entry
 from ..value import SCALAR
-from .graph import CONST, INPUT, MAP, MOVE, RESULT, SPECIAL, TABLE, Graph, Node, needed
+from .graph import SPECIAL, Graph
 from .machine import compiled
 from .moves import frozen_key
+from .nodes import CONST, INPUT, MAP, MOVE, RESULT, TABLE, Node
 from .table import MOST_KINDS, READS, Instruction, encode, single
+from .trace import needed
 
 Array = np.ndarray[Any, Any]
 _native = partial(compiled, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import expr
-from .graph import MAP, REDUCE, Formula, Node
+from .nodes import MAP, REDUCE, Formula, Node
 from .regions import Region
 
 #: What is as fast as reading its result would be.

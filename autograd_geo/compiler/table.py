@@ -20,9 +20,9 @@ import numpy as np
 from numba import cfunc
 
 from ..tape import Entry
-from .graph import INPUT, MAP, Node
 from .kernels import Kernel, kernel
 from .machine import LOADS, SIGNATURE, STORES, address_of, call, compiled
+from .nodes import INPUT, MAP, Node
 from .printer import print_region
 from .regions import Plan, Region
 

@@ -8,8 +8,9 @@ that the function changes become results that are put back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import CodeType, SimpleNamespace
 from typing import Any
 
@@ -108,6 +109,19 @@ class Read:
         if isinstance(found, np.ndarray):
             return bool(np.array_equal(found, self.expected, equal_nan=found.dtype.kind == "f"))
         return bool(found == self.expected or (found != found and self.expected != self.expected))
+
+
+def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
+    """Every entry that outputs are computed from, in an order in which all inputs come first."""
+    order = list(dict.fromkeys(outputs))
+    seen = set(order)
+    for entry in order:
+        for source in (defined[entry],) if entry.op is None and entry in defined else entry.inputs:
+            if type(source) is Entry and source not in seen:
+                seen.add(source)
+                order.append(source)
+    order.sort(key=attrgetter("number"))
+    return order
 
 
 class Tracer:

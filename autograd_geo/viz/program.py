@@ -9,7 +9,7 @@ from typing import Any
 from .. import expr
 from ..compiler import Compiled
 from ..compiler.explain import Operations, RecordingInfo, StepInfo, explained, recorded
-from ..compiler.graph import CONST, INPUT, MAP, MOVE, REDUCE, RESULT, TABLE, Node
+from ..compiler.nodes import CONST, INPUT, MAP, MOVE, REDUCE, RESULT, TABLE, Node
 from ..compiler.program import Program
 from ..compiler.regions import Region, sources
 from .drawing import CONSTANT, INNER, LEAF, Card, Drawing, Edge, Frame, literal
