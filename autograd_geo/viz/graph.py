@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from ..tape import Entry, history
 from ..tensor import Tensor, entry_of
@@ -95,6 +96,11 @@ def _clickable(seen: Shown) -> list[Box]:
     return [*closed, *(box for box in frames(seen) if box.kind != ITERATION)]
 
 
+def _around(top: Box, entry: Entry) -> list[Box]:
+    """The boxes around an operation, from the outside in; none for a leaf."""
+    return next((box.path() for box in [top, *top.boxes()] if entry in box.items), [])
+
+
 def found(top: Box, name: str) -> Box:
     """The box of a name. Raises KeyError, which tells names like it."""
     boxes = {box.name: box for box in top.boxes()}
@@ -124,13 +130,24 @@ def graph(
     RuntimeError where a backward pass has let go of the tape: draw first, or use backward(retain_graph=True);
     ValueError for another direction or theme, KeyError for a box that does not exist.
     """
+    return tape_graph(entry_of(output), rankdir=rankdir, theme=theme, expand=expand, depth=depth)
+
+
+def tape_graph(
+    last: Entry, marks: Mapping[Entry, str] = MappingProxyType({}), *, rankdir: str, theme: str,
+    expand: str | Iterable[str], depth: int | None,
+) -> TapeGraph:  # fmt: skip
+    """`graph` of an entry, with `marks` beside some: the first is shown, boxes around it opened, where it may be."""
     names = [expand] if isinstance(expand, str) else list(expand)
-    notes = Annotations(entry_of(output))
+    notes = Annotations(last, marks)
     large = len(notes.operations) > WHOLE
     top = tree(history(notes.last), folded=large or bool(names) or depth is not None)
     if depth is None and not large:
         depth = len(notes.operations)
     opened = readable(top, MOST, depth)
     opened.update(*[opening(found(top, name)) for name in names])
+    first = next(iter(marks), None)
+    if first is not None and depth is None:
+        opened.update(_around(top, first))
     note = f"{counted(len(notes.operations), 'operation')}, too many to draw at once" if large else ""
     return TapeGraph(notes, top, opened, rankdir=rankdir, theme=theme, note=note)
