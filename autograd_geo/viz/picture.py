@@ -13,8 +13,21 @@ from ..tape import Entry, describe, line_of
 from .annotations import Annotations
 from .boxes import ITERATION, LOOP, MODULE, TAPE, Box, Shown, frames
 from .drawing import (
-    ALARM, BOX, CONSTANT, INNER, LEAF, MARKED, MATH, MUTED, OUTPUT, Card, Drawing, Edge, Frame, literal,
-)  # fmt: skip
+    ALARM,
+    BOX,
+    CONSTANT,
+    INNER,
+    LEAF,
+    MARKED,
+    MATH,
+    MUTED,
+    OUTPUT,
+    Card,
+    Drawing,
+    Edge,
+    Frame,
+    literal,
+)
 from .mathematics import Text, beside, bold, colored, counted, italic, minus, muted, plain
 from .values import spec
 
