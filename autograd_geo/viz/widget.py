@@ -13,7 +13,6 @@ RENDER = """
 export default {
   render({ model, el }) {
     el.tabIndex = 0;
-    el.dataset.lmSuppressShortcuts = "true";  // else JupyterLab takes the keys, Enter in an answer among them
     const player = mountLesson(el, model.get("data"), el);
     player.go(model.get("position"));
     model.on("change:position", () => player.go(model.get("position")));
