@@ -7,9 +7,9 @@ to look at, and nothing is changed.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .op import Op, Rule
 from .tape import CONSTANT, TRACING, Entry, describe, history, line_of, mode
 from .tensor import Tensor
 from .value import Value, as_value, strong
+
+if TYPE_CHECKING:
+    from .viz.graph import TapeGraph
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -59,7 +62,10 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What `diagnose` found: the cause first, then what follows from it, then units. It prints as a report."""
+    """What `diagnose` found: the cause first, then what follows from it, then units.
+
+    It prints as a report; a notebook shows the graph below it.
+    """
 
     output: Entry
     finite: bool
@@ -103,8 +109,27 @@ class Diagnosis:
 
     __repr__ = __str__
 
+    def graph(
+        self, *, rankdir: str = "LR", theme: str = "auto", expand: str | Iterable[str] = (), depth: int | None = None
+    ) -> TapeGraph:
+        """The tape as `ag.graph` draws it, with each finding and its line at the operation; the first is in sight.
+
+        Arguments and errors are those of `ag.graph`.
+        """
+        from .viz.graph import tape_graph
+
+        with np.errstate(all="ignore"):
+            return tape_graph(self.output, self.marks, rankdir=rankdir, theme=theme, expand=expand, depth=depth)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        report = f"<pre>{html.escape(str(self))}</pre>"
+        if not self.findings:
+            return report
+        try:
+            with np.errstate(all="ignore"):
+                return f"{report}\n{self.graph().fragment()}"
+        except (ImportError, RuntimeError):  # no graphviz package; a backward pass has let go of the tape
+            return report
 
 
 def diagnose(output: Tensor, *, flat: float = 0.01) -> Diagnosis:

@@ -425,6 +425,24 @@ def test_a_page_needs_nothing_else_and_its_links_lead_somewhere(tmp_path: Path) 
     assert "text/html" not in ag.graph(example())._repr_mimebundle_()
 
 
+def test_boxes_open_together_in_any_order_where_there_is_room() -> None:
+    views = ag.graph(network(), depth=1)._views()
+
+    def click(view: int, box: str) -> int:
+        root = ElementTree.fromstring(views[view])
+        (link,) = [a for a in root.iter(f"{SVG}a") if box in " ".join(a.itertext()).split()]
+        return int(link.attrib["{http://www.w3.org/1999/xlink}href"].removeprefix("#view-"))
+
+    def has(view: int, *weights: int) -> bool:
+        return all((f"net.layers.{k}.weight" in views[view]) == (k in weights) for k in (0, 2))
+
+    first, second = click(0, "net.layers.0"), click(0, "net.layers.2")
+    both = click(first, "net.layers.2")
+    assert both == click(second, "net.layers.0")
+    assert has(0) and has(first, 0) and has(second, 2) and has(both, 0, 2)
+    assert click(both, "net.layers.0") == second
+
+
 def test_boxes_open_and_close_in_a_browser(tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .. import expr
@@ -16,12 +17,12 @@ from .values import names, number, summary
 class Annotations:
     """The tape of `last`; values and derivatives are worked out for those entries that are asked for.
 
-    Raises RuntimeError where a backward pass has let go of the tape.
+    `marks` is what to write beside entries. Raises RuntimeError where a backward pass has let go of the tape.
     """
 
-    def __init__(self, last: Entry) -> None:
+    def __init__(self, last: Entry, marks: Mapping[Entry, str] = MappingProxyType({})) -> None:
         order = history(last)
-        self.last = last
+        self.last, self.marks = last, marks
         self.operations = [e for e in order if e.op is not None]
         self.leaves = [e for e in order if e.op is None]
         self.names = names(last)

@@ -11,6 +11,7 @@ from .mathematics import Text, escaped, muted, plain
 INK, MUTED, LINE, MATH = "#1f2328", "#5f6b76", "#8a939d", "#9a3412"
 FONT = "Helvetica,Arial,sans-serif"
 LEAF, CONSTANT, INNER, OUTPUT, BOX, FRAME = "#d5e8f7", "#eeeeee", "#ffffff", "#fde3c8", "#e9e4f5", "#f7f6fb"
+MARKED, ALARM = "#fbd5d5", "#a40e26"
 
 
 @dataclass(slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from ..tape import Entry, history
 from ..tensor import Tensor, entry_of
@@ -15,8 +16,9 @@ from .render import Graph, svg
 
 #: A tape of more operations is not drawn whole; then so many cards of operations and boxes are.
 WHOLE, MOST = 60, 30
-#: Pictures in a page: each shows one box more, or fewer, open.
-MOST_VIEWS = 16
+#: Pictures in a page for boxes that open and close one at a time; and cards in all, beyond which boxes that are open
+#: together get no picture of their own: each has to be laid out when the page is made.
+MOST_VIEWS, MOST_CARDS = 16, 400
 
 
 class TapeGraph(Graph):
@@ -57,28 +59,39 @@ class TapeGraph(Graph):
         )  # fmt: skip
 
     def _views(self) -> Sequence[str]:
-        """This picture, and for each box in it, and in those, the picture with that box open or closed."""
+        """This picture, those with one box more or fewer open, and as many combinations of those as there is room for.
+
+        A click leads to the picture with that box toggled; if there is none, to the one with that box alone toggled.
+        """
         views: dict[frozenset[Box], int] = {self._opened: 0}
         order = [self._opened]
-        for opened in order:  # grows while it is walked
-            for box in _clickable(shown(self._top, opened)):
-                target = self._toggled(box, opened)
-                if target not in views and len(views) < MOST_VIEWS:
-                    views[target] = len(views)
-                    order.append(target)
+        cards = 0
+        for together in (False, True):
+            for opened in order:  # grows while it is walked
+                for box in _clickable(shown(self._top, opened)):
+                    target = self._toggled(box, opened, together)
+                    if target not in views and (cards < MOST_CARDS if together else len(views) < MOST_VIEWS):
+                        views[target] = len(views)
+                        order.append(target)
+                        cards += len(shown(self._top, target))
         if len(views) == 1:
             return [self.svg()]
         pictures = []
         self._notes.derive(e for opened in order for e, _ in shown(self._top, opened) if isinstance(e, Entry))
         for opened in order:
             seen = shown(self._top, opened)
-            links = {box: views.get(self._toggled(box, opened)) for box in _clickable(seen)}
+            links = {
+                box: views.get(self._toggled(box, opened, True), views.get(self._toggled(box, opened, False)))
+                for box in _clickable(seen)
+            }
             drawing = Picture(self._notes, seen, self._rankdir, self._note, links).drawing
             pictures.append(svg(drawing, drawing.dot(), self._theme))
         return pictures
 
-    def _toggled(self, box: Box, opened: frozenset[Box]) -> frozenset[Box]:
-        """What is open after a click on a box: what was open at first, and the way to that box."""
+    def _toggled(self, box: Box, opened: frozenset[Box], together: bool) -> frozenset[Box]:
+        """What is open after a click on a box; unless `together`, of what was opened since only the way to it stays."""
+        if together:
+            return opened.union(opening(box)) if box not in opened else frozenset(closed_without(opened, box))
         if box not in opened:
             return self._opened.union(opening(box))
         if box in self._opened:
@@ -93,6 +106,11 @@ def _clickable(seen: Shown) -> list[Box]:
     """Closed boxes, which open, and frames, which close; iterations close with their loop."""
     closed = [item[0] for item, _ in seen if not isinstance(item, Entry)]
     return [*closed, *(box for box in frames(seen) if box.kind != ITERATION)]
+
+
+def _around(top: Box, entry: Entry) -> list[Box]:
+    """The boxes around an operation, from the outside in; none for a leaf."""
+    return next((box.path() for box in [top, *top.boxes()] if entry in box.items), [])
 
 
 def found(top: Box, name: str) -> Box:
@@ -124,13 +142,24 @@ def graph(
     RuntimeError where a backward pass has let go of the tape: draw first, or use backward(retain_graph=True);
     ValueError for another direction or theme, KeyError for a box that does not exist.
     """
+    return tape_graph(entry_of(output), rankdir=rankdir, theme=theme, expand=expand, depth=depth)
+
+
+def tape_graph(
+    last: Entry, marks: Mapping[Entry, str] = MappingProxyType({}), *, rankdir: str, theme: str,
+    expand: str | Iterable[str], depth: int | None,
+) -> TapeGraph:  # fmt: skip
+    """`graph` of an entry, with `marks` beside some: the first is shown, boxes around it opened, where it may be."""
     names = [expand] if isinstance(expand, str) else list(expand)
-    notes = Annotations(entry_of(output))
+    notes = Annotations(last, marks)
     large = len(notes.operations) > WHOLE
     top = tree(history(notes.last), folded=large or bool(names) or depth is not None)
     if depth is None and not large:
         depth = len(notes.operations)
     opened = readable(top, MOST, depth)
     opened.update(*[opening(found(top, name)) for name in names])
+    first = next(iter(marks), None)
+    if first is not None and depth is None:
+        opened.update(_around(top, first))
     note = f"{counted(len(notes.operations), 'operation')}, too many to draw at once" if large else ""
     return TapeGraph(notes, top, opened, rankdir=rankdir, theme=theme, note=note)

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ..tape import Entry, describe
+from ..tape import Entry, describe, line_of
 from .annotations import Annotations
 from .boxes import ITERATION, LOOP, MODULE, TAPE, Box, Shown, frames
-from .drawing import BOX, CONSTANT, INNER, LEAF, MATH, MUTED, OUTPUT, Card, Drawing, Edge, Frame, literal
+from .drawing import (
+    ALARM,
+    BOX,
+    CONSTANT,
+    INNER,
+    LEAF,
+    MARKED,
+    MATH,
+    MUTED,
+    OUTPUT,
+    Card,
+    Drawing,
+    Edge,
+    Frame,
+    literal,
+)
 from .mathematics import Text, beside, bold, colored, counted, italic, minus, muted, plain
 from .values import spec
 
 #: If there are more leaves to draw, those that the same operations read share a card.
 MOST_LEAVES = 30
+#: Letters in a line of a mark.
+_MARK_WIDTH = 40
 
 
 class _Use(NamedTuple):
@@ -86,7 +105,13 @@ class Picture:
             rows.append(muted("gradient not computed", MUTED))
         else:
             rows.append(colored(f"gradient {minus(gradient)}", MATH))
-        return Card(rows, color, "" if entry.op is None else entry.op.symbol, tip=describe(entry))
+        tip = describe(entry)
+        if mark := notes.marks.get(entry):
+            color, tip = MARKED, f"{mark}\n{tip}"
+            rows += [colored(line, ALARM) for line in textwrap.wrap(mark, _MARK_WIDTH)]
+            if line := line_of(entry):
+                rows.append(muted(f"{os.path.basename(line[0])}:{line[1]}", ALARM))
+        return Card(rows, color, "" if entry.op is None else entry.op.symbol, tip=tip)
 
     def _box(self, boxes: Sequence[Box], inside: Sequence[Entry]) -> Card:
         """A closed box, or iterations of a loop that stay closed."""
@@ -97,7 +122,11 @@ class Picture:
         most = ", ".join(op + (f" ×{n:,}" if n > 1 else "") for op, n in ops.most_common(3))
         more = f", {len(ops) - 3} more" if len(ops) > 3 else ""
         content = muted(f"{counted(len(inside), 'operation')}: {most}{more}", MUTED)
-        return Card([bold(title), plain(subtitle), content], BOX, href=self._href(boxes[0]), tip="open", stack=True)
+        rows, color = [bold(title), plain(subtitle), content], BOX
+        if marked := sum(e in self._notes.marks for e in inside):
+            rows.append(colored(f"{counted(marked, 'finding')} inside", ALARM))
+            color = MARKED
+        return Card(rows, color, href=self._href(boxes[0]), tip="open", stack=True)
 
     def _bundle(self, leaves: Sequence[Entry]) -> Card:
         """Leaves that share a card."""
@@ -144,14 +173,15 @@ class Picture:
         drawn = []
         for leaf in self._notes.leaves:
             cards = {use.card for use in uses[leaf]}
-            if len(cards) == 1 and self.drawing.cards[card := cards.pop()].stack:
+            alone = len(cards) == 1 and leaf not in self._notes.marks
+            if alone and self.drawing.cards[card := cards.pop()].stack:
                 hidden[card] += 1
             else:
                 drawn.append(leaf)
         for card, count in hidden.items():
             box = self.drawing.cards[card]
             box.rows = [*box.rows, muted(f"and {count:,} leaves" if count > 1 else "and 1 leaf", MUTED)]
-        for group in _bundles(drawn, uses):
+        for group in _bundles(drawn, uses, self._notes.marks):
             ends = [use if len(group) == 1 else _Use(use.card) for leaf in group for use in uses[leaf]]
             around = _common([self._around[use.card] for use in ends]) if ends else Box(TAPE, [])
             key = self._key(group[0])
@@ -160,8 +190,10 @@ class Picture:
                 self._edge(key, use.card, use.label)
 
 
-def _bundles(leaves: Sequence[Entry], uses: Mapping[Entry, Sequence[_Use]]) -> list[list[Entry]]:
-    """Leaves one by one; if there are too many, those that go the same ways together, or begin so."""
+def _bundles(
+    leaves: Sequence[Entry], uses: Mapping[Entry, Sequence[_Use]], alone: Collection[Entry]
+) -> list[list[Entry]]:
+    """Leaves one by one; if there are too many, those not in `alone` that go the same ways together, or begin so."""
     groups = [[leaf] for leaf in leaves]
     for first_only in (False, True):
         if len(groups) <= MOST_LEAVES:
@@ -169,7 +201,8 @@ def _bundles(leaves: Sequence[Entry], uses: Mapping[Entry, Sequence[_Use]]) -> l
         gathered: dict[object, list[Entry]] = defaultdict(list)
         for leaf in leaves:
             cards = [use.card for use in uses[leaf]]
-            gathered[cards[0] if first_only else frozenset(cards), leaf.state > 0].append(leaf)
+            ways: object = leaf if leaf in alone else cards[0] if first_only else frozenset(cards)
+            gathered[ways, leaf.state > 0].append(leaf)
         groups = list(gathered.values())
     return groups
 

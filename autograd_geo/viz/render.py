@@ -32,6 +32,10 @@ class Graph:
         """The drawing as an SVG element, to put into a page."""
         return svg(self._drawing, self.dot, self._theme)
 
+    def fragment(self) -> str:
+        """The drawing as an HTML element, in which boxes open and close on a click."""
+        return page.fragment(self._views())
+
     def save(self, path: str | Path) -> None:
         """Write the drawing to a file; its ending says how: .svg, .png, .pdf, .html or .dot.
 
