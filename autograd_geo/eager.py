@@ -28,7 +28,7 @@ def _function({signature}):
     if _m > 1:
         return {apply}
 {unpack}{compute}    _t = _Tensor()
-    _t._value = _z
+    _t._value, _t._base = _z, None
     if _m and ({live}):
 {entry}        if type(_z) is float:
             _e.value = _z
@@ -65,7 +65,7 @@ _FLOATS = """\
             _z = _op.evaluate([{values}], {attrs})
         if type(_z) is float:
             _t = _Tensor()
-            _t._value = _z
+            _t._value, _t._base = _z, None
             if _m and ({live}):
 {entry}                _e.value = _z
                 _e.spec = _SCALAR

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import Parameter
+from sys import getrefcount
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,8 @@ import numpy as np
 from . import expr
 from .tape import ACTIVE, CONSTANT, TRACING, WEAK, Entry, caller, leaf, mode, next_number, recording, tracer
 from .tensor import Tensor, entry_of, wrap
-from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
+from .value import NUMBERS, SCALAR, UNSHARED, Value, as_value, from_user, strong
+from .views import refuse_view
 
 Function = Callable[..., Any]
 TensorFunction = Callable[..., Tensor]
@@ -207,7 +209,11 @@ def _install_operator(name: str, function: Function) -> None:
         def update(self: Tensor, other: Any) -> Tensor:
             if mode() & TRACING and self._entry is not None and self._entry.state == WEAK:
                 return function(self, other)  # type: ignore[no-any-return]  # stands for a Python number
-            self._become(function(self, other), f"x {_SYMBOLS[name]}= v")
+            how = f"x {_SYMBOLS[name]}= v"
+            if getattr(self, "_base", None) is not None:
+                temporary = getrefcount(self) <= UNSHARED + 1  # besides this frame only the stack of the caller
+                refuse_view(self, how, temporary)
+            self._become(function(self, other), how)
             return self
 
         setattr(Tensor, in_place, update)
