@@ -306,10 +306,25 @@ def frozen(attr: Any) -> Any:
                 "a gradient flows through operands only, not through an attribute; pass its .item() or .numpy()"
             )
         return attr.tolist() if attr.ndim == 0 else attr.numpy()
-    if isinstance(attr, np.ndarray):
-        return attr.copy()
-    if isinstance(attr, list):
-        return [frozen(a) for a in attr]
     if isinstance(attr, tuple):
-        return tuple(frozen(a) for a in attr)
-    return attr
+        return tuple([a if type(a) in SIMPLE else frozen(a) for a in attr])
+    if isinstance(attr, list):
+        return [a if type(a) in SIMPLE else frozen(a) for a in attr]
+    if isinstance(attr, dict):
+        return {k: frozen(v) for k, v in attr.items()}
+    if isinstance(attr, set):
+        return attr.copy()
+    return np.array(attr) if _is_array_like(attr) else attr
+
+
+def _is_array_like(x: Any) -> bool:
+    """Whether it shows memory that may change: arrays of other libraries, buffers."""
+    if isinstance(x, type | bytes | np.generic):
+        return False
+    if hasattr(x, "__array__") or hasattr(x, "__array_interface__"):
+        return True
+    try:
+        memoryview(x)
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+from inspect import CO_OPTIMIZED
 from sys import getrefcount
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -45,7 +46,9 @@ def refuse_view(t: Tensor, how: str, temporary: bool = False) -> None:
     if owner is not None or getrefcount(base) > UNSHARED + 1:
         here = sys._getframe(2)
         if not (temporary and stores_by_index(here.f_code, here.f_lasti)):
-            raise RuntimeError(_refusal(t, owner, how))
+            message = _refusal(t, owner, how)
+            del base, owner, here  # a traceback that is kept would keep them in use
+            raise RuntimeError(message)
     t._base = None  # from now on it is a tensor apart
 
 
@@ -54,10 +57,9 @@ def _refusal(t: Tensor, owner: Tensor | None, how: str) -> str:
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
-    variables = {} if frame is None else {**frame.f_globals, **frame.f_locals}
 
     def called(t: Tensor) -> str:
-        name = next((k for k, x in variables.items() if x is t), None) or t.name
+        name = (frame and _variable(frame, t)) or t.name
         return f"{repr(name) if name else 'a tensor'} of shape {t.shape}"
 
     if code is not None:
@@ -70,6 +72,15 @@ def _refusal(t: Tensor, owner: Tensor | None, how: str) -> str:
         "into both, but a tensor has a value of its own. Index the one that is to change, as in y[:2] *= 10 or "
         "y[0, 1:] = v, or make a copy first, as in v = y[:2].copy()"
     )
+
+
+def _variable(frame: FrameType, x: object) -> str | None:
+    """The name of a variable that is `x`."""
+    variables = frame.f_locals
+    name = next((k for scope in (variables, frame.f_globals) for k, v in scope.items() if v is x), None)
+    if type(variables) is dict and frame.f_code.co_flags & CO_OPTIMIZED:  # before Python 3.13 a function's is a copy,
+        variables.clear()  # which would keep them in use
+    return name
 
 
 __all__ = ["note_view", "refuse_view"]
