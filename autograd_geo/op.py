@@ -140,6 +140,8 @@ def _explained(op: Op, error: Exception, values: Sequence[Any], attrs: Mapping[s
     text = f"{op.name}: {error}; shapes {shapes}{given}"
     if isinstance(error, ValueError) and "broadcast" in str(error):
         text = f"{op.name}: shapes {shapes} do not broadcast; axes must match from the right, or be 1"
+    elif isinstance(error, ValueError) and ("core dimension" in str(error) or "not aligned" in str(error)):
+        text = f"{op.name}: shapes {shapes} do not fit; the axes that are summed over must have equal lengths"
     kind = next((k for k in (IndexError, TypeError, ValueError) if isinstance(error, k)), type(error))
     return kind(text)
 

@@ -12,7 +12,7 @@ from ..declare import custom, linear, sample
 from ..op import composite
 from ..tape import TRACING, mode, tracer
 from ..tensor import Tensor, tensor
-from ..value import NUMBERS, from_user
+from ..value import NUMBERS, from_user, refuse_masked
 from ..views import note_view
 from .elementary import where
 from .shape import moveaxis, ravel, reshape
@@ -36,6 +36,7 @@ def _plain(index: Any) -> Any:
         return index.numpy()
     if isinstance(index, np.ndarray) and mode() & TRACING:
         tracer().guard_array(index)
+    refuse_masked(index)
     array = np.array(index)
     return array.astype(np.intp) if array.size == 0 and array.dtype.kind == "f" else array
 
