@@ -17,7 +17,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import expr
-from .tape import ACTIVE, CONSTANT, TRACING, WEAK, Entry, caller, leaf, mode, next_number, recording, tracer
+from .tape import (
+    ACTIVE,
+    CONSTANT,
+    GRADIENTS,
+    TRACING,
+    WEAK,
+    Entry,
+    caller,
+    leaf,
+    mode,
+    next_number,
+    recording,
+    tracer,
+    watcher,
+)
 from .tensor import Tensor, entry_of, wrap
 from .value import NUMBERS, SCALAR, UNSHARED, Value, as_value, from_user, strong
 from .views import refuse_view
@@ -234,8 +248,8 @@ SIMPLE = frozenset([type(None), bool, int, float, str, slice])
 
 def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     """Evaluate an op and, where a gradient can flow through it, record it."""
-    if mode() & TRACING:
-        return tracer().apply(op, operands, attrs)  # type: ignore[no-any-return]
+    if (now := mode()) > GRADIENTS:
+        return (tracer() if now & TRACING else watcher()).apply(op, operands, attrs)  # type: ignore[no-any-return]
     attrs = {k: v if type(v) in SIMPLE else frozen(v) for k, v in attrs.items()} if attrs else attrs
     values: list[Any] = []
     sources: list[Any] = []
