@@ -6,7 +6,7 @@ A watcher looks at the result of every op, and at the events of every reverse pa
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,8 @@ from .value import NUMBERS, Value, from_user
 class AnomalyError(FloatingPointError):
     """An operation or a derivative made a NaN or infinity; `finding` has its entry, line and first bad index."""
 
-    def __init__(self, finding: Finding, inputs: str = "") -> None:
-        super().__init__(f"{finding}\n  {inputs}" if inputs else str(finding))
+    def __init__(self, finding: Finding, value: Callable[[Entry], Value]) -> None:
+        super().__init__(f"{finding}{_inputs(finding, value)}")
         self.finding = finding
 
 
@@ -83,7 +83,7 @@ class _Watcher:
                 if not any(isinstance(f, list) for f in fields):  # cotangents of several results
                     found = watch.finding(kind, [f._value if isinstance(f, Tensor) else f for f in fields])
                     if found is not None:
-                        raise AnomalyError(found, _inputs(found.entry, value_of))
+                        raise AnomalyError(found, value_of)
             if kind is Write:
                 yield event
 
@@ -98,7 +98,7 @@ def _look(op: Op, operands: Sequence[Any], attrs: dict[str, Any], t: Tensor, bad
     turned = None if any(map(np.isnan, literals)) else new_in_value(e, np.isnan(values[e]), nans)
     for where, kind in ((made, "value"), (turned, "nan")):
         if where is not None:
-            raise AnomalyError(of_value(e, where, kind, values.__getitem__), _inputs(e, values.__getitem__))
+            raise AnomalyError(of_value(e, where, kind, values.__getitem__), values.__getitem__)
 
 
 def _entry_of(op: Op, operands: Sequence[Any], attrs: dict[str, Any], t: Tensor) -> tuple[Entry, dict[Entry, Value]]:
@@ -121,16 +121,20 @@ def _entry_of(op: Op, operands: Sequence[Any], attrs: dict[str, Any], t: Tensor)
     return e, values
 
 
-def _inputs(e: Entry, value: Any) -> str:
-    """The inputs of an op that is not elementwise, as their names, shapes and ranges."""
-    if e.op is None or e.op.family == "pointwise":
+def _inputs(finding: Finding, value: Callable[[Entry], Value]) -> str:
+    """The inputs of an op by name, shape and range, where the finding does not tell one element of each."""
+    e, told = finding.entry, []
+    if (
+        e.op is None
+        or finding.kind == "sum"
+        or (e.op.family == "pointwise" and len(finding.index or ()) == len(e.shape))
+    ):
         return ""
-    told = []
     for s in e.inputs[:4]:
         x = np.asarray(value(s) if isinstance(s, Entry) else s)
-        name = repr(s.label) if isinstance(s, Entry) and s.label else "a number" if not x.shape else "an array"
+        name = repr(s.label) if isinstance(s, Entry) and s.label else "an array" if x.shape else "a number"
         told.append(f"{name} of shape {x.shape}" + (f", from {x.min():.6g} to {x.max():.6g}" if x.size else ""))
-    return f"inputs: {'; '.join(told)}" if told else ""
+    return f"\n  inputs: {'; '.join(told)}"
 
 
 def _belongs_to(e: Entry, made: Entry | None, start: int) -> None:
