@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import Parameter
+from math import prod
 from sys import getrefcount
 from typing import Any, TypeVar
 
 import numpy as np
 
 from . import expr
+from .contract import product_shape
+from .memory import MANY, afford
 from .tape import (
     ACTIVE,
     CONSTANT,
@@ -127,8 +130,30 @@ class Op:
         defaults = {k: v for k, v in self.attrs.items() if v is not Parameter.empty}
         return np.shape(self.evaluate(stand_ins, {**defaults, **attrs}))
 
+    def afford(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> None:
+        """Raise MemoryError where the result of an op that broadcasts or multiplies would not fit into memory."""
+        if self.family not in ("pointwise", "multilinear") or prod([np.size(x) for x in values]) < MANY:
+            return
+        shapes = [np.shape(x) for x in values]
+        if max(map(prod, shapes)) < MANY and self.family == "pointwise" and len(set(shapes) - {()}) == 1:
+            return
+        try:
+            if self.family == "pointwise":
+                shape = np.broadcast_shapes(*shapes)
+            else:
+                shape = product_shape(self.signatures, shapes, attrs)
+        except ValueError:
+            return  # what does not fit is told when it runs
+        if self.family == "pointwise":
+            few = [np.ones(1, x.dtype) if isinstance(x, np.ndarray) else x for x in values]
+            dtype = np.asarray(self.forward(*few, **attrs)).dtype
+        else:
+            dtype = np.result_type(*values)
+        afford(self.name, shape, dtype, f" of shapes {' and '.join(map(str, shapes))}")
+
     def evaluate(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> Value:
         """The op's value for NumPy inputs. Errors name the op and the shapes."""
+        self.afford(values, attrs)
         try:
             return as_value(self.forward(*values, **attrs))
         except (ValueError, IndexError, TypeError) as error:
@@ -268,6 +293,7 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
             values.append(_array(op, len(values), x))
             sources.append(None)
         bit <<= 1
+    op.afford(values, attrs)
     try:
         z = op.forward(*values, **attrs)
     except (ValueError, IndexError, TypeError) as error:

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .memory import MANY, afford
+
 Value: TypeAlias = Any
 #: Shape and dtype of a value.
 Spec: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]
@@ -61,6 +63,8 @@ def from_user(data: Any, dtype: Any = None) -> Value:
     if dtype is not None:
         checked_dtype(np.dtype(dtype))
     dtype = array.dtype if dtype is None else np.dtype(dtype)
+    if array.size >= MANY:
+        afford("tensor", array.shape, dtype)
     return as_value(np.array(array, dtype.newbyteorder("="), copy=True, order="C"))
 
 
