@@ -92,7 +92,7 @@ FORWARD = {
     hidden_by_where: ("divide made nan of finite numbers at index (1,): divide(0, 0)", "zero over zero", "'ratio'"),
     after_a_write: ("divide made nan of finite numbers at index (0,): divide(0, 0)", "in place", ""),
     in_a_loop: ("multiply made inf of finite numbers at index (1,): multiply(", "grows", ""),
-    of_a_product: ("matmul made inf of finite numbers at index (1, 1)", "product", "of shape (2, 3), from 1 to 1e+200;"),
+    of_a_product: ("matmul made inf of finite numbers at index (1, 1)", "product", "shape (2, 3), from 1 to 1e+200;"),
     of_constants: ("log made -inf of finite numbers at index (1,), the first of 2", "constant", "log(0)"),
     under_no_grad: ("power made inf of finite numbers: power(0, -1)", "unrecorded", ""),
     of_infinities: ("subtract made nan of infinities at index (1,): subtract(-inf, -inf)", "minus", ""),
