@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from . import nn as nn
     from . import optim as optim
     from . import viz as viz
+    from .anomaly import AnomalyError as AnomalyError
+    from .anomaly import detect_anomaly as detect_anomaly
     from .compiler import compile as compile
     from .diagnosis import diagnose as diagnose
     from .viz.graph import graph as graph
@@ -39,10 +41,10 @@ __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
-    "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad", "check_taylor", "compile",
-    "custom", "diagnose", "enable_grad", "eye", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear",
-    "linspace", "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "seed", "set_grad_enabled",
-    "steps", "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES,
+    "AnomalyError", "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad",
+    "check_taylor", "compile", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye", "full", "grad", "graph",
+    "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "multilinear", "no_grad", "ones", "ops", "pointwise",
+    "random", "sample", "seed", "set_grad_enabled", "steps", "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES,
     *(name for name in _functions if name in globals()),
 ]  # fmt: skip
 
@@ -57,6 +59,8 @@ def __getattr__(name: str) -> Any:
         from .compiler import compile
 
         return compile
+    if name in ("AnomalyError", "detect_anomaly"):
+        return getattr(importlib.import_module(f"{__name__}.anomaly"), name)
     if name == "diagnose":
         from .diagnosis import diagnose
 

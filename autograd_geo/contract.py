@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -46,6 +46,26 @@ def choose(signatures: Sequence[str], ndims: tuple[int, ...]) -> str:
         except ValueError:
             continue
     raise ValueError(f"operands of {' and '.join(map(str, ndims))} dimensions do not fit {' or '.join(signatures)}")
+
+
+def product_shape(
+    signatures: Sequence[str], shapes: Sequence[tuple[int, ...]], attrs: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """The shape of a product by the first signature that fits, or by the attribute `subscripts` if there are none."""
+    ndims = tuple([len(s) for s in shapes])
+    head, out = (choose(signatures, ndims) if signatures else explicit(attrs["subscripts"], ndims)).split("->")
+    lengths: dict[str, int] = {}
+    for labels, shape in zip(head.split(","), shapes, strict=True):
+        for c, n in zip(labels, shape, strict=True):
+            lengths[c] = max(n, lengths.get(c, 0))
+    return tuple([lengths[c] for c in out])
+
+
+def contracts_last(signature: str) -> bool:
+    """Whether a signature of two sums over the last axis of the first, which the other has too."""
+    x, _, rest = signature.partition(",")
+    y, _, out = rest.partition("->")
+    return x[-1] in y and x[-1] not in out
 
 
 class Transposed(NamedTuple):

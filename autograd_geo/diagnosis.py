@@ -7,13 +7,13 @@ to look at, and nothing is changed.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from .backward import Accumulate, Local, Seed, Write, events
+from .backward import Accumulate, Local, Write, events
 from .op import Op, Rule
 from .tape import CONSTANT, TRACING, Entry, describe, history, line_of, mode
 from .tensor import Tensor
@@ -185,7 +185,7 @@ def _values(order: Sequence[Entry]) -> dict[Entry, Value]:
 # --- what is not finite ---------------------------------------------------------------------------------------
 
 
-def _not_finite(value: Any) -> Array | None:
+def not_finite(value: Any) -> Array | None:
     """Where a value is NaN or infinite, None if nowhere."""
     array = np.asarray(value)
     if array.dtype.kind != "f":
@@ -204,7 +204,7 @@ class _Search:
 
     def __init__(self, order: Sequence[Entry], values: dict[Entry, Value], output: Entry) -> None:
         self._order, self._values, self._output = order, values, output
-        self.bad = {e: bad for e in order if (bad := _not_finite(values[e])) is not None}
+        self.bad = {e: bad for e in order if (bad := not_finite(values[e])) is not None}
         self._reached = self._reaching()
 
     def _reaching(self) -> set[Entry]:
@@ -245,21 +245,12 @@ class _Search:
 
     def _made(self, e: Entry) -> Array | None:
         """Where an op made something that is not finite of finite inputs."""
-        return self._new(e, self.bad[e], {s: self.bad[s] for s in self._bad_inputs(e)})
+        return new_in_value(e, self.bad[e], [(s, self.bad[s]) for s in self._bad_inputs(e)])
 
     def _turned(self, e: Entry) -> Array | None:
         """Where an op made a NaN of inputs that had none."""
-        nans = {s: np.isnan(self._values[s]) for s in self._bad_inputs(e)}
-        return self._new(e, np.isnan(self._values[e]), {s: n for s, n in nans.items() if n.any()})
-
-    def _new(self, e: Entry, here: Array, before: dict[Entry, Array]) -> Array | None:
-        new = np.asarray(here)
-        if _elementwise(e):
-            for mask in before.values():
-                new = new & ~np.broadcast_to(mask, e.shape)
-        elif before:
-            return None
-        return new if new.any() else None
+        nans = [(s, np.isnan(self._values[s])) for s in self._bad_inputs(e)]
+        return new_in_value(e, np.isnan(self._values[e]), [(s, n) for s, n in nans if n.any()])
 
     # --- backward ---------------------------------------------------------------------------------------------
 
@@ -267,29 +258,14 @@ class _Search:
         """Where the gradient stops being finite, in the order of the reverse pass; and the leaves that it ends at."""
         findings: dict[Entry, Finding] = {}
         leaves: list[Entry] = []
-        totals: dict[Entry, Any] = {}
+        watch = PassWatch(self._values.__getitem__)
         seed = as_value(np.ones(self._output.shape, self._output.dtype))
         for kind, *fields in events(self._output, seed, retain=True, again=True):
-            if kind is Seed:
-                continue
-            if kind is Write:
-                leaf, g = fields
-                if _not_finite(g) is not None:
-                    leaves.append(leaf)
-            elif kind is Local:
-                e, k, g, c = fields
-                totals.setdefault(e.inputs[k], c)
-                if e not in findings and not self._explained(e) and (new := _new_in(e, k, g, c)) is not None:
-                    findings[e] = self._of_derivative(e, k, g, c, new)
-            elif kind is Accumulate:
-                e, c, total = fields
-                if (
-                    _not_finite(c) is None
-                    and _not_finite(totals[e]) is None
-                    and (bad := _not_finite(total)) is not None
-                ):
-                    findings.setdefault(e, self._of_sum(e, bad, total))
-                totals[e] = total
+            if kind is Write and not_finite(fields[1]) is not None:
+                leaves.append(fields[0])
+            found = watch.finding(kind, fields)
+            if found is not None and not (found.kind == "derivative" and self._explained(found.entry)):
+                findings.setdefault(found.entry, found)
         return list(findings.values()), leaves
 
     def _explained(self, e: Entry) -> bool:
@@ -307,56 +283,99 @@ class _Search:
         )
 
     def _of_value(self, e: Entry, where: Array, kind: str, hidden: bool) -> Finding:
-        op, index = e.op, _first(where)
-        assert op is not None
-        result = np.asarray(self._values[e])[index]
-        literal = any(not isinstance(s, Entry) and not np.isfinite(s) for s in e.inputs)
-        of = "infinities" if kind == "nan" else "a number written in the program" if literal else "finite numbers"
-        what = f"{op.name} made {_number(result)} of {of}{_place(index, where)}"
-        operands = self._operands(e, index) if _elementwise(e) else []
-        if operands:
-            what += f": {op.name}({', '.join(map(_number, operands))})"
-        if kind == "nan" or literal:
-            advice = (
-                "infinity minus infinity, 0 times infinity and their like are NaN: see where the infinity comes from"
-            )
-        else:
-            advice = _value_advice(op, operands, result, e.dtype)
-        if hidden:
-            what += "; it does not reach the output"
-        return Finding(kind, e, what, advice, index, hidden=hidden)
+        return of_value(e, where, kind, self._values.__getitem__, hidden)
 
-    def _of_derivative(self, e: Entry, k: int, g: Any, c: Any, where: Array) -> Finding:
-        op = e.op
-        assert op is not None
-        rule, x = op.rules[k], op.inputs[0 if op.variadic else k]
-        assert rule is not None
-        index, shape = _first(where), np.shape(c)
-        there = _within(index, shape) if where.shape != shape else index
-        what = f"the derivative of {op.name} by {x} made {_number(np.asarray(c)[there])} of a finite gradient"
-        what += _place(there, where, count=where.shape == shape)
-        cotangent: Any = None
-        if _elementwise(e) and where.shape == e.shape:
-            operands = self._operands(e, index)
-            cotangent = np.broadcast_to(np.asarray(g), e.shape)[index]
-            at = ", ".join(f"{name} = {_number(v)}" for name, v in zip(op.inputs, operands, strict=True))
-            what += f": {_number(cotangent)} times {_slope(rule, e, index)}, at {at}"
-        return Finding("derivative", e, what, _derivative_advice(op, cotangent, e), there, k)
 
-    def _of_sum(self, e: Entry, bad: Array, total: Any) -> Finding:
-        index = _first(bad)
-        what = f"where paths of the gradient meet at {_called(e)}, finite numbers add up to "
-        what += f"{_number(np.asarray(total)[index])}{_place(index, bad)}"
-        return Finding("sum", e, what, _OVERFLOW.format(**_limits(e.dtype)), index)
+class PassWatch:
+    """Looks at the events of a reverse pass for where they stop being finite; `value` gives that of an entry."""
 
-    def _operands(self, e: Entry, index: tuple[int, ...]) -> list[Any]:
-        """The operands of an elementwise op at an element of its result."""
-        values = [self._values[s] if isinstance(s, Entry) else s for s in e.inputs]
-        return [np.broadcast_to(np.asarray(v), e.shape)[index] for v in values]
+    def __init__(self, value: Callable[[Entry], Value]) -> None:
+        self._value = value
+        self._totals: dict[Entry, Any] = {}
+
+    def finding(self, kind: Any, fields: Sequence[Any]) -> Finding | None:
+        """What is wrong with an event: a derivative, or a sum of finite contributions, that is not finite."""
+        if kind is Local:
+            e, k, g, c = fields
+            self._totals.setdefault(e.inputs[k], c)
+            new = _new_in(e, k, g, c)
+            return None if new is None else _of_derivative(e, k, g, c, new, self._value)
+        if kind is Accumulate:
+            e, c, total = fields
+            before, self._totals[e] = self._totals[e], total
+            bad = not_finite(total)
+            if bad is not None and not_finite(c) is None and not_finite(before) is None:
+                return _of_sum(e, bad, total)
+        return None
+
+
+# --- what to say ----------------------------------------------------------------------------------------------
+
+
+def of_value(e: Entry, where: Array, kind: str, value: Callable[[Entry], Value], hidden: bool = False) -> Finding:
+    """The finding that an op made something that is not finite: of finite numbers, or ("nan") NaN of infinities."""
+    op, index = e.op, _first(where)
+    assert op is not None
+    result = np.asarray(value(e))[index]
+    literal = any(not isinstance(s, Entry) and not np.isfinite(s) for s in e.inputs)
+    of = "infinities" if kind == "nan" else "a number written in the program" if literal else "finite numbers"
+    what = f"{op.name} made {_number(result)} of {of}{_place(index, where)}"
+    operands = _operands(e, index, value) if _elementwise(e) else []
+    if operands:
+        what += f": {op.name}({', '.join(map(_number, operands))})"
+    if kind == "nan" or literal:
+        advice = "infinity minus infinity, 0 times infinity and their like are NaN: see where the infinity comes from"
+    else:
+        advice = _value_advice(op, operands, result, e.dtype)
+    if hidden:
+        what += "; it does not reach the output"
+    return Finding(kind, e, what, advice, index, hidden=hidden)
+
+
+def _of_derivative(e: Entry, k: int, g: Any, c: Any, where: Array, value: Callable[[Entry], Value]) -> Finding:
+    op = e.op
+    assert op is not None
+    rule, x = op.rules[k], op.inputs[0 if op.variadic else k]
+    assert rule is not None
+    index, shape = _first(where), np.shape(c)
+    there = _within(index, shape) if where.shape != shape else index
+    what = f"the derivative of {op.name} by {x} made {_number(np.asarray(c)[there])} of a finite gradient"
+    what += _place(there, where, count=where.shape == shape)
+    cotangent: Any = None
+    if _elementwise(e) and where.shape == e.shape:
+        operands = _operands(e, index, value)
+        cotangent = np.broadcast_to(np.asarray(g), e.shape)[index]
+        at = ", ".join(f"{name} = {_number(v)}" for name, v in zip(op.inputs, operands, strict=True))
+        what += f": {_number(cotangent)} times {_slope(rule, e, index)}, at {at}"
+    return Finding("derivative", e, what, _derivative_advice(op, cotangent, e), there, k)
+
+
+def _of_sum(e: Entry, bad: Array, total: Any) -> Finding:
+    index = _first(bad)
+    what = f"where paths of the gradient meet at {_called(e)}, finite numbers add up to "
+    what += f"{_number(np.asarray(total)[index])}{_place(index, bad)}"
+    return Finding("sum", e, what, _OVERFLOW.format(**_limits(e.dtype)), index)
+
+
+def _operands(e: Entry, index: tuple[int, ...], value: Callable[[Entry], Value]) -> list[Any]:
+    """The operands of an elementwise op at an element of its result."""
+    values = [value(s) if isinstance(s, Entry) else s for s in e.inputs]
+    return [np.broadcast_to(np.asarray(v), e.shape)[index] for v in values]
 
 
 def _elementwise(e: Entry) -> bool:
     return e.op is not None and e.op.family == "pointwise"
+
+
+def new_in_value(e: Entry, here: Array, before: Sequence[tuple[Entry, Array]]) -> Array | None:
+    """Where the result of an op is bad (`here`) though its inputs, some of which are bad (`before`), are not."""
+    new = np.asarray(here)
+    if _elementwise(e):
+        for _, mask in before:
+            new = new & ~np.broadcast_to(mask, e.shape)
+    elif before:
+        return None
+    return new if new.any() else None
 
 
 def _new_in(e: Entry, k: int, g: Any, c: Any) -> Array | None:
@@ -364,14 +383,14 @@ def _new_in(e: Entry, k: int, g: Any, c: Any) -> Array | None:
 
     Of an elementwise op in the shape of its result, unless that was finite and summing what was broadcast was not.
     """
-    bad, before = _not_finite(c), _not_finite(g)
+    bad, before = not_finite(c), not_finite(g)
     if bad is None:
         return None
     if not _elementwise(e):
         return bad if before is None else None
     rule = e.op.rules[k]  # type: ignore[union-attr]
     assert rule is not None
-    made = _not_finite(np.broadcast_to(np.asarray(rule.raw(strong(g), e)), e.shape))
+    made = not_finite(np.broadcast_to(np.asarray(rule.raw(strong(g), e)), e.shape))
     if made is None:
         return bad
     new: Array = made if before is None else made & ~before

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .contract import contracts_last
+from .memory import MANY
 from .op import SIMPLE, Op, apply, frozen
 from .tape import NO_ATTRS, Entry, caller, mode, next_number, users
 from .tensor import Tensor, entry_of
@@ -28,7 +30,7 @@ def _function({signature}):
     if _m > 1:
         return {apply}
 {unpack}{compute}    _t = _Tensor()
-    _t._value = _z
+    _t._value, _t._base = _z, None
     if _m and ({live}):
 {entry}        if type(_z) is float:
             _e.value = _z
@@ -65,7 +67,7 @@ _FLOATS = """\
             _z = _op.evaluate([{values}], {attrs})
         if type(_z) is float:
             _t = _Tensor()
-            _t._value = _z
+            _t._value, _t._base = _z, None
             if _m and ({live}):
 {entry}                _e.value = _z
                 _e.spec = _SCALAR
@@ -188,7 +190,7 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
         + "".join(
             (_UNPACK if literals or k else _UNPACK_ARRAY).format(x=x, apply=give_up) for k, x in enumerate(op.inputs)
         ),
-        compute=_compute(op.inputs, give_up, attrs, live, entry, on_arrays, on_floats),
+        compute=_compute(op.inputs, give_up, attrs, live, entry, on_arrays, on_floats, _large(op)),
         live=live,
         entry=entry,
         some=" or ".join(f"_e_{x}" for x in rules),
@@ -199,7 +201,7 @@ def _written(op: Op, signature: str, on_arrays: Sequence[str], on_floats: Sequen
 
 def _compute(
     xs: Sequence[str], give_up: str, attrs: str, live: str, entry: str, on_arrays: Sequence[str],
-    on_floats: Sequence[str],
+    on_floats: Sequence[str], large: str,
 ) -> str:  # fmt: skip
     prepare = "".join(_PROMOTE.format(x=x) for x in xs)
     if len(xs) > 1:
@@ -207,6 +209,12 @@ def _compute(
         prepare = f"        if {numbers}:\n            return {give_up}\n" + prepare
     if len(xs) == 2:
         prepare += _LITERAL.format(x=xs[0], y=xs[1]) + _LITERAL.format(x=xs[1], y=xs[0])
+    if large and len(xs) > 2:
+        prepare += f"        if {large}:\n            _op.afford([{', '.join(f'_v_{x}' for x in xs)}], {attrs})\n"
+    elif large:
+        both = " and ".join(f"type(_v_{x}) is _ndarray" for x in xs)
+        asked = f"        if {both}:\n            if {large}:\n                return {give_up}\n        else:\n"
+        prepare = asked + textwrap.indent(prepare, "    ")
     arrays = (
         f"{prepare}        try:\n{_indented(on_arrays, 3)}        except (ValueError, TypeError, IndexError):\n"
         f"            return {give_up}\n"
@@ -225,6 +233,20 @@ def _compute(
         floats=floats, statements=_indented(on_floats, 3), values=", ".join(f"_float64(_v_{x})" for x in xs),
         attrs=attrs, live=live, entry=textwrap.indent(entry, "        "), arrays=arrays,
     )  # fmt: skip
+
+
+def _large(op: Op) -> str:
+    """When arrays may have a result that is larger than each, and large: `apply` asks before it makes that."""
+    if len(op.inputs) == 1 or op.family not in ("pointwise", "multilinear"):
+        return ""
+    if len(op.inputs) > 2:
+        return " * ".join(f"(_v_{x}.size if type(_v_{x}) is _ndarray else 1)" for x in op.inputs) + f" > {MANY}"
+    x, y = (f"_v_{x}" for x in op.inputs)
+    sizes = f"{x}.size * {y}.size > {MANY}"
+    if op.family == "pointwise":
+        return f"{sizes} and ({x}.shape != {y}.shape or {x}.size > {MANY})"
+    inner = f"({x}.shape or (1,))[-1]"
+    return f"{sizes} and {sizes} * {inner} ** 2" if all(map(contracts_last, op.signatures)) else sizes
 
 
 def _indented(lines: Iterable[str], depth: int) -> str:

@@ -83,16 +83,36 @@ def _name_of(node: ast.expr) -> str | None:
 
 def _stored_next(code: CodeType, lasti: int) -> str | None:
     """Without source (`python -c`, `exec`), the bytecode still tells a plain `y = f(x)`."""
-    instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "NOP")]
+    _, following = _at(code, lasti)
+    name = ""
+    if following.opname.startswith("STORE_FAST_"):  # 3.13 fuses two instructions into one
+        name = str(following.argval[0])
+    elif following.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
+        name = str(following.argval)
+    return name if name.isidentifier() else None  # not what a tool made up
+
+
+def _at(code: CodeType, lasti: int) -> tuple[dis.Instruction, dis.Instruction]:
+    """The instruction at byte offset `lasti`, and the next that does more than turn the stack around."""
+    instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "NOP", "SWAP")]
     for here, following in pairwise(instructions):
         if here.offset <= lasti < following.offset:  # before 3.13 a frame may stand on the cache behind its CALL
-            name = ""
-            if following.opname.startswith("STORE_FAST_"):  # 3.13 fuses two instructions into one
-                name = str(following.argval[0])
-            elif following.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
-                name = str(following.argval)
-            return name if name.isidentifier() else None  # not what a tool made up
-    return None
+            return here, following
+    return instructions[-1], instructions[-1]
+
+
+#: What `stores_by_index` found; code objects are kept, as to hash one would cost more than all the rest.
+_stores: dict[tuple[int, int], tuple[CodeType, bool]] = {}
+
+
+def stores_by_index(code: CodeType, lasti: int) -> bool:
+    """Whether instruction `lasti` is the operator of `y[i] += v`, whose result Python puts back at y[i]."""
+    key = id(code), lasti
+    if key not in _stores:
+        here, following = _at(code, lasti)
+        in_place = here.opname == "BINARY_OP" and here.argrepr.endswith("=")
+        _stores[key] = code, in_place and following.opname in ("STORE_SUBSCR", "STORE_SLICE")
+    return _stores[key][1]
 
 
 def printable(text: str) -> str:

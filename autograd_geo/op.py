@@ -11,14 +11,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import Parameter
+from math import prod
+from sys import getrefcount
 from typing import Any, TypeVar
 
 import numpy as np
 
 from . import expr
-from .tape import ACTIVE, CONSTANT, TRACING, WEAK, Entry, caller, leaf, mode, next_number, recording, tracer
+from .contract import product_shape
+from .memory import MANY, afford
+from .tape import (
+    ACTIVE,
+    CONSTANT,
+    GRADIENTS,
+    TRACING,
+    WEAK,
+    Entry,
+    caller,
+    leaf,
+    mode,
+    next_number,
+    recording,
+    tracer,
+    watcher,
+)
 from .tensor import Tensor, entry_of, wrap
-from .value import NUMBERS, SCALAR, Value, as_value, from_user, strong
+from .value import NUMBERS, SCALAR, UNSHARED, Value, as_value, from_user, strong
+from .views import refuse_view
 
 Function = Callable[..., Any]
 TensorFunction = Callable[..., Tensor]
@@ -113,8 +132,30 @@ class Op:
         defaults = {k: v for k, v in self.attrs.items() if v is not Parameter.empty}
         return np.shape(self.evaluate(stand_ins, {**defaults, **attrs}))
 
+    def afford(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> None:
+        """Raise MemoryError where the result of an op that broadcasts or multiplies would not fit into memory."""
+        if self.family not in ("pointwise", "multilinear") or prod([np.size(x) for x in values]) < MANY:
+            return
+        shapes = [np.shape(x) for x in values]
+        if max(map(prod, shapes)) < MANY and self.family == "pointwise" and len(set(shapes) - {()}) == 1:
+            return
+        try:
+            if self.family == "pointwise":
+                shape = np.broadcast_shapes(*shapes)
+            else:
+                shape = product_shape(self.signatures, shapes, attrs)
+        except ValueError:
+            return  # what does not fit is told when it runs
+        if self.family == "pointwise":
+            few = [np.ones(1, x.dtype) if isinstance(x, np.ndarray) else x for x in values]
+            dtype = np.asarray(self.forward(*few, **attrs)).dtype
+        else:
+            dtype = np.result_type(*values)
+        afford(self.name, shape, dtype, f" of shapes {' and '.join(map(str, shapes))}")
+
     def evaluate(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> Value:
         """The op's value for NumPy inputs. Errors name the op and the shapes."""
+        self.afford(values, attrs)
         try:
             return as_value(self.forward(*values, **attrs))
         except (ValueError, IndexError, TypeError) as error:
@@ -140,6 +181,8 @@ def _explained(op: Op, error: Exception, values: Sequence[Any], attrs: Mapping[s
     text = f"{op.name}: {error}; shapes {shapes}{given}"
     if isinstance(error, ValueError) and "broadcast" in str(error):
         text = f"{op.name}: shapes {shapes} do not broadcast; axes must match from the right, or be 1"
+    elif isinstance(error, ValueError) and ("core dimension" in str(error) or "not aligned" in str(error)):
+        text = f"{op.name}: shapes {shapes} do not fit; the axes that are summed over must have equal lengths"
     kind = next((k for k in (IndexError, TypeError, ValueError) if isinstance(error, k)), type(error))
     return kind(text)
 
@@ -209,7 +252,11 @@ def _install_operator(name: str, function: Function) -> None:
         def update(self: Tensor, other: Any) -> Tensor:
             if mode() & TRACING and self._entry is not None and self._entry.state == WEAK:
                 return function(self, other)  # type: ignore[no-any-return]  # stands for a Python number
-            self._become(function(self, other), f"x {_SYMBOLS[name]}= v")
+            how = f"x {_SYMBOLS[name]}= v"
+            if getattr(self, "_base", None) is not None:
+                temporary = getrefcount(self) <= UNSHARED + 1  # besides this frame only the stack of the caller
+                refuse_view(self, how, temporary)
+            self._become(function(self, other), how)
             return self
 
         setattr(Tensor, in_place, update)
@@ -228,8 +275,8 @@ SIMPLE = frozenset([type(None), bool, int, float, str, slice])
 
 def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
     """Evaluate an op and, where a gradient can flow through it, record it."""
-    if mode() & TRACING:
-        return tracer().apply(op, operands, attrs)  # type: ignore[no-any-return]
+    if (now := mode()) > GRADIENTS:
+        return (tracer() if now & TRACING else watcher()).apply(op, operands, attrs)  # type: ignore[no-any-return]
     attrs = {k: v if type(v) in SIMPLE else frozen(v) for k, v in attrs.items()} if attrs else attrs
     values: list[Any] = []
     sources: list[Any] = []
@@ -248,6 +295,7 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
             values.append(_array(op, len(values), x))
             sources.append(None)
         bit <<= 1
+    op.afford(values, attrs)
     try:
         z = op.forward(*values, **attrs)
     except (ValueError, IndexError, TypeError) as error:
@@ -302,10 +350,25 @@ def frozen(attr: Any) -> Any:
                 "a gradient flows through operands only, not through an attribute; pass its .item() or .numpy()"
             )
         return attr.tolist() if attr.ndim == 0 else attr.numpy()
-    if isinstance(attr, np.ndarray):
-        return attr.copy()
-    if isinstance(attr, list):
-        return [frozen(a) for a in attr]
     if isinstance(attr, tuple):
-        return tuple(frozen(a) for a in attr)
-    return attr
+        return tuple([a if type(a) in SIMPLE else frozen(a) for a in attr])
+    if isinstance(attr, list):
+        return [a if type(a) in SIMPLE else frozen(a) for a in attr]
+    if isinstance(attr, dict):
+        return {k: frozen(v) for k, v in attr.items()}
+    if isinstance(attr, set):
+        return attr.copy()
+    return np.array(attr) if _is_array_like(attr) else attr
+
+
+def _is_array_like(x: Any) -> bool:
+    """Whether it shows memory that may change: arrays of other libraries, buffers."""
+    if isinstance(x, type | bytes | np.generic):
+        return False
+    if hasattr(x, "__array__") or hasattr(x, "__array_interface__"):
+        return True
+    try:
+        memoryview(x)
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True

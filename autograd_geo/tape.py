@@ -206,14 +206,17 @@ def consume(entry: Entry) -> None:
 # --- whether to record ------------------------------------------------------------------------------------------
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-# What ops do besides computing, as bits: record for gradients, let a tracer record everything.
-GRADIENTS, TRACING = 1, 2
+# What ops do besides computing, as bits: record for gradients, let a tracer record everything, let a watcher look.
+GRADIENTS, TRACING, WATCHING = 1, 2, 4
 _mode: ContextVar[int] = ContextVar("autograd_geo.mode", default=GRADIENTS)
 _tracer: ContextVar[Any] = ContextVar("autograd_geo.tracer", default=None)
+_watcher: ContextVar[Any] = ContextVar("autograd_geo.watcher", default=None)
 #: What ops do in this thread or task: the bits above.
 mode = _mode.get
 #: The tracer of this thread or task, None without one.
 tracer = _tracer.get
+#: What looks at the results of ops in this thread or task, None if nothing does.
+watcher = _watcher.get
 
 
 def recording() -> bool:
@@ -243,6 +246,21 @@ class untraced:
 
     def __exit__(self, *exc: object) -> None:
         _mode.reset(self._token)
+
+
+class watched_by:
+    """Context manager: `watcher.apply(op, operands, attrs)` runs every op that is not traced; None: nothing looks."""
+
+    def __init__(self, watcher: Any) -> None:
+        self.watcher = watcher
+
+    def __enter__(self) -> None:
+        now = _mode.get() & ~WATCHING
+        self._tokens = _watcher.set(self.watcher), _mode.set(now if self.watcher is None else now | WATCHING)
+
+    def __exit__(self, *exc: object) -> None:
+        _watcher.reset(self._tokens[0])
+        _mode.reset(self._tokens[1])
 
 
 class set_grad_enabled(ContextDecorator):
@@ -305,7 +323,7 @@ class set_grad_enabled(ContextDecorator):
         return set_grad_enabled(self.mode)
 
     def __enter__(self) -> None:
-        self._tokens.append(_mode.set((_mode.get() & TRACING) | self.mode))
+        self._tokens.append(_mode.set((_mode.get() & ~GRADIENTS) | self.mode))
 
     def __exit__(self, *exc: object) -> None:
         _mode.reset(self._tokens.pop())

@@ -10,20 +10,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 import numpy as np
 
 from .tape import ACTIVE, CONSTANT, TRACING, Entry, caller, describe, leaf, mode, recording, succeed, tracer
 from .value import UNSHARED, Value, as_value, from_user
+from .views import refuse_view
 
 
 class Tensor:
     """An n-dimensional array that can record what is done to it. Make one with `autograd_geo.tensor`."""
 
-    __slots__ = ("__weakref__", "_entry", "_value")
+    __slots__ = ("__weakref__", "_base", "_entry", "_value")
 
     _value: Value
     _entry: Entry | None
+    _base: ref[Tensor] | None  # see `views`; may be unset
 
     if TYPE_CHECKING:  # installed from the registry
         __add__: Callable[[Tensor, Any], Tensor]
@@ -264,6 +267,11 @@ class Tensor:
 
     # --- backward and in place --------------------------------------------------------------------------------
 
+    def refuse_as_view(self, how: str) -> None:
+        """Raise RuntimeError where NumPy would write into another tensor too."""
+        if getattr(self, "_base", None) is not None:
+            refuse_view(self, how)
+
     def _become(self, result: Tensor, how: str) -> None:
         """Move this handle to the result of an in-place operation, keeping shape and dtype."""
         if result.shape != self.shape:
@@ -292,12 +300,14 @@ class Tensor:
         for data that is not numeric; then nothing has changed.
         """
         if mode() & TRACING:
+            self.refuse_as_view("assign")
             self._become(tensor(value, dtype=self.dtype), "assign")
         else:
             self.hold(from_user(value.numpy() if isinstance(value, Tensor) else value, self.dtype))
 
     def hold(self, value: Value) -> None:
         """As `assign`, but takes over `value`, of this tensor's dtype, which nobody else may change afterwards."""
+        self.refuse_as_view("assign")
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be assigned, and this is {describe(entry_of(self))}")
         value = as_value(value)
@@ -334,7 +344,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, dtype: Any = None, name: str | None = None) -> None:
-        self._value = _value_of(data, dtype)
+        self._value, self._base = _value_of(data, dtype), None
         _check_floating(self._value)
         self._entry = leaf(self._value, ACTIVE, name, *caller(2))
 
@@ -342,7 +352,7 @@ class Parameter(Tensor):
 def wrap(value: Value, entry: Entry | None = None) -> Tensor:
     """A tensor around a held value, without a copy or a check."""
     t = Tensor()
-    t._value, t._entry = value, entry
+    t._value, t._entry, t._base = value, entry, None
     return t
 
 
@@ -360,15 +370,14 @@ def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, name: s
     if mode() & TRACING and type(data) is not float:
         return tracer().tensor(data, dtype, requires_grad, name)  # type: ignore[no-any-return]
     value = data if type(data) is float and dtype is None else _value_of(data, dtype)
-    t = Tensor()
-    t._value = value
+    t = wrap(value)
     if requires_grad:
         if type(value) is not float:
             _check_floating(value)
         code, lasti = caller(2)
         t._entry = leaf(value, ACTIVE, name, code, lasti)
-    else:
-        t._entry = None if name is None else leaf(value, CONSTANT, name)
+    elif name is not None:
+        t._entry = leaf(value, CONSTANT, name)
     return t
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .backward import events, fit, seed_of
 from .declare import pointwise
+from .memory import afford
 from .op import Op, Rule, Rules, functions
 from .tape import (
     ACTIVE,
@@ -295,6 +296,7 @@ def jacobian(fn: Function, argnum: int = 0) -> Function:
         out = _tensor_out("jacobian", out)
         if out.size == 0:
             return wrap(np.zeros((*out.shape, *np.shape(args[argnum])), out.dtype))
+        afford("jacobian", (*out.shape, *np.shape(args[argnum])), out.dtype)
         rows = []
         for i in range(out.size):
             basis = np.zeros(out.size, out.dtype)

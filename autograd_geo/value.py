@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .memory import MANY, afford
+
 Value: TypeAlias = Any
 #: Shape and dtype of a value.
 Spec: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]
@@ -52,8 +54,7 @@ def from_user(data: Any, dtype: Any = None) -> Value:
     """
     if type(data) is float and dtype is None:
         return data
-    if isinstance(data, np.ma.MaskedArray):
-        raise TypeError("a masked array would lose its mask here; fill it first: data.filled(value), or data[~mask]")
+    refuse_masked(data)
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -62,7 +63,19 @@ def from_user(data: Any, dtype: Any = None) -> Value:
     if dtype is not None:
         checked_dtype(np.dtype(dtype))
     dtype = array.dtype if dtype is None else np.dtype(dtype)
+    if array.size >= MANY:
+        afford("tensor", array.shape, dtype)
     return as_value(np.array(array, dtype.newbyteorder("="), copy=True, order="C"))
+
+
+def refuse_masked(data: Any) -> None:
+    """Raise TypeError for a masked array, also in a list: NumPy would take what is masked for numbers."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError("a masked array would lose its mask here; fill it first: data.filled(value), or data[~mask]")
+    if isinstance(data, list | tuple):
+        for part in data:
+            if type(part) not in NUMBERS:
+                refuse_masked(part)
 
 
 def checked_dtype(dtype: np.dtype[Any], data: Any = None) -> np.dtype[Any]:

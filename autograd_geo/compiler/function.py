@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from ..tape import ACTIVE, TRACING, Entry, describe, mode, set_grad_enabled, tape, traced_by
+from ..tape import ACTIVE, TRACING, WATCHING, Entry, describe, mode, set_grad_enabled, tape, traced_by
 from ..tensor import Tensor, entry_of, wrap
 from ..tree import leaves, map_leaves
 from ..value import from_user
@@ -63,6 +63,8 @@ class Compiled(Generic[P, R]):
         now = mode()
         if now & TRACING:
             return self._fn(*args, **kwargs)
+        if now & WATCHING:
+            return self._uncompiled(args, kwargs)
         with self._lock:
             for recorded in self._recordings:
                 result = recorded.call(now, args, kwargs)
@@ -93,12 +95,15 @@ class Compiled(Generic[P, R]):
                 "Python reads; from now on it runs uncompiled. Keep shapes the same, and choose by ag.where",
                 stacklevel=3,
             )
-            return self._fn(*map_leaves(_as_recorded, args), **map_leaves(_as_recorded, kwargs))
+            return self._uncompiled(args, kwargs)
         with _collector_paused():
             result, recorded = _record(self._fn, args, kwargs)
         self._count += 1
         self._recordings.insert(0, recorded)
         return result  # type: ignore[no-any-return]
+
+    def _uncompiled(self, args: Any, kwargs: Any) -> R:
+        return self._fn(*map_leaves(_as_recorded, args), **map_leaves(_as_recorded, kwargs))
 
     # --- looking inside -------------------------------------------------------------------------------------------
 

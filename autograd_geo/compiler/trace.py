@@ -162,9 +162,11 @@ class Tracer:
                 source = self.source(x, op)
                 value = x._value if isinstance(x, Tensor) else source.value
                 known = known and source.op is None and source.state == CONSTANT and source not in self.inputs
-                if source.state != WEAK or op.name not in OPERATORS:  # NumPy's functions make float64 of a number
+                if source.state != WEAK or op.family != "pointwise":
                     state = TRACED
                     value = np.float64(value) if type(value) is float else value
+                elif op.name not in OPERATORS:  # NumPy's functions make float64 of Python numbers
+                    state = TRACED
                 active |= bit if source.state > 0 else 0
             values.append(value)
             sources.append(source)

@@ -12,7 +12,8 @@ from ..declare import custom, linear, sample
 from ..op import composite
 from ..tape import TRACING, mode, tracer
 from ..tensor import Tensor, tensor
-from ..value import NUMBERS, from_user
+from ..value import NUMBERS, from_user, refuse_masked
+from ..views import note_view
 from .elementary import where
 from .shape import moveaxis, ravel, reshape
 
@@ -24,13 +25,18 @@ def _plain(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple([_plain(i) for i in index])
     if isinstance(index, slice):
-        return slice(*[None if i is None else operator.index(i) for i in (index.start, index.stop, index.step)])
+        ends = index.start, index.stop, index.step
+        for i in ends:
+            if i is not None and type(i) is not int:
+                return slice(*[None if i is None else operator.index(i) for i in ends])
+        return index
     if isinstance(index, Tensor):
         if index.requires_grad:
             raise TypeError("a tensor that requires a gradient cannot be an index; round it, and take .detach()")
         return index.numpy()
     if isinstance(index, np.ndarray) and mode() & TRACING:
         tracer().guard_array(index)
+    refuse_masked(index)
     array = np.array(index)
     return array.astype(np.intp) if array.size == 0 and array.dtype.kind == "f" else array
 
@@ -75,7 +81,14 @@ def _read(x: Tensor, index: Any) -> Tensor:
     """`x[index]`, for indices as users write them."""
     if mode() & TRACING and (parts := _positions(x, index)) is not None:
         return _read_at(x, parts)
-    return getitem(x, _plain(index))
+    z = getitem(x, _plain(index))
+    value, source = z._value, x._value
+    if type(value) is not float and (base := value.base) is not None:
+        if base is source or base is source.base:
+            note_view(x, z)
+    elif index is Ellipsis or (type(index) is tuple and len(index) > x.ndim and not z.shape):
+        note_view(x, z)  # one element, but read with an ellipsis
+    return z
 
 
 Tensor.__getitem__ = _read
@@ -167,6 +180,7 @@ def setitem(x: Any, value: Any, /, index: Any) -> Any:
 
 def _write(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`: x moves on to the result; without a tape, in its own buffer where nobody else sees it."""
+    x.refuse_as_view("x[...] = v")
     index = _plain(index)
     if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or mode() & TRACING:
         return x._become(setitem(x, value, index), "x[...] = v")

@@ -11,6 +11,7 @@ import numpy as np
 from ..declare import multilinear, sample
 from ..op import composite
 from ..tensor import Tensor
+from ..views import note_view
 from .elementary import multiply
 from .shape import moveaxis, ravel
 
@@ -53,7 +54,10 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     """
     if not isinstance(subscripts, str):
         raise TypeError("einsum: write the subscripts as a string, such as 'ij,jk->ik'")
-    return _einsum(*operands, subscripts=subscripts)
+    z = _einsum(*operands, subscripts=subscripts)
+    if len(operands) == 1 and isinstance(x := operands[0], Tensor) and np.may_share_memory(z._value, x._value):
+        note_view(x, z)  # axes in another order, or a diagonal
+    return z
 
 
 def _letters(count: int, skip: int = 0) -> str:

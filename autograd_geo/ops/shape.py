@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -13,8 +14,22 @@ from ..declare import custom, linear, sample
 from ..op import composite
 from ..tensor import Tensor, tensor
 from ..value import checked_dtype
+from ..views import note_view
 
 Axes = int | tuple[int, ...]
+
+
+def view(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Mark a function whose result NumPy holds in the memory of its first argument."""
+
+    @functools.wraps(function)
+    def read(x: Any, *args: Any, **kwargs: Any) -> Tensor:
+        z = function(x, *args, **kwargs)
+        if isinstance(x, Tensor):
+            note_view(x, z)
+        return z
+
+    return composite()(read)
 
 
 @linear(
@@ -29,20 +44,23 @@ def _reshape(x: Any, /, newshape: tuple[int, ...]) -> Any:
     return np.reshape(x, newshape)
 
 
-@composite()
+@view
 def reshape(x: Any, *shape: Any) -> Tensor:
     """The same elements in another shape, in C order; one length may be -1. `x.reshape(2, 3)` works too."""
     given = shape[0] if len(shape) == 1 and not isinstance(shape[0], int | np.integer) else shape
     return _reshape(x, tuple(int(n) for n in given))
 
 
-@composite()
+@view
 def ravel(x: Any) -> Tensor:
     """All elements in one axis."""
     return _reshape(x, (-1,))
 
 
-flatten = ravel
+@composite()
+def flatten(x: Any) -> Tensor:
+    """All elements in one axis, as a copy."""
+    return _reshape(x, (-1,))
 
 
 @linear(
@@ -59,7 +77,7 @@ def _transpose(x: Any, /, axes: tuple[int, ...] | None = None) -> Any:
     return np.transpose(x, axes)
 
 
-@composite()
+@view
 def transpose(x: Any, *axes: Any) -> Tensor:
     """Axes in another order; reversed if none is given. `x.transpose(1, 0)` works too."""
     given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int | np.integer) else axes
@@ -67,6 +85,7 @@ def transpose(x: Any, *axes: Any) -> Tensor:
     return _transpose(x, tuple(normalize_axis_index(int(a), ndim) for a in given) if given else None)
 
 
+@view
 @linear(
     lambda g, source, destination: np.moveaxis(g, destination, source),
     samples=(sample((2, 3, 4), source=0, destination=-1), sample((2, 3, 4), source=(0, 1), destination=(1, 2))),
@@ -77,7 +96,7 @@ def moveaxis(x: Any, /, source: Axes, destination: Axes) -> Any:
     return np.moveaxis(x, source, destination)
 
 
-@composite()
+@view
 def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     """Two axes exchanged."""
     order = list(range(np.ndim(x)))
@@ -85,12 +104,14 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     return _transpose(x, tuple(order))
 
 
+@view
 @linear(lambda g, shape: np.reshape(g, shape), samples=(sample((1, 3, 1)), sample((1, 3, 1), axis=0)), moves=True)
 def squeeze(x: Any, /, axis: Axes | None = None) -> Any:
     """Axes of length one removed: all of them, or those named."""
     return np.squeeze(x, axis=axis)
 
 
+@view
 @linear(lambda g, shape: np.reshape(g, shape), samples=(sample((3, 4), axis=1), sample((3,), axis=(0, -1))), moves=True)
 def expand_dims(x: Any, /, axis: Axes) -> Any:
     """New axes of length one at these positions of the result."""
@@ -115,7 +136,7 @@ def _broadcast_to(x: Any, /, to: tuple[int, ...]) -> Any:
     return np.broadcast_to(x, to)
 
 
-@composite()
+@view
 def broadcast_to(x: Any, shape: Any) -> Tensor:
     """Repeated along new axes and axes of length one, up to `shape`; no memory is copied."""
     return _broadcast_to(x, (int(shape),) if isinstance(shape, int | np.integer) else tuple(map(int, shape)))
@@ -264,6 +285,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
     return _repeat(ravel(x), repeats, 0) if axis is None else _repeat(x, repeats, axis)
 
 
+@view
 @linear(lambda g, axis: np.flip(g, axis), samples=(sample((3, 4)), sample((3, 4), axis=1)), moves=True)
 def flip(x: Any, /, axis: Axes | None = None) -> Any:
     """Order of the elements reversed along `axis`; along all if None."""

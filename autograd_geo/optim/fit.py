@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.loader import DataLoader
 from ..nn.module import Module
-from ..tape import no_grad
+from ..tape import WATCHING, mode, no_grad
 from ..value import from_user
 from .epochs import Epochs, NotFinite
 from .optimizers import Optimizer
@@ -66,6 +66,7 @@ def fit(
     loader = DataLoader(*arrays, batch_size=batch_size, seed=seed)
     if compile is None:
         compile = epochs * len(loader) >= COMPILED_FROM
+    compile = compile and not mode() & WATCHING
     steps = Epochs(model, optimizer, loss, arrays, loader.batch_size, compile)
     history = History()
     model.train()

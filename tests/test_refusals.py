@@ -1,0 +1,308 @@
+"""What has no meaning is refused with a message that says what to do; odd input that has one works, wherever it goes.
+
+What `backward` refuses is in `test_backward.py`, what NumPy's functions refuse on tensors in `test_numpy_protocols.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import autograd_geo as ag
+
+A = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+
+def variable(value: Any) -> ag.Tensor:
+    return ag.tensor(value, requires_grad=True)
+
+
+def gradient(x: ag.Tensor) -> np.ndarray[Any, Any]:
+    assert x.grad is not None
+    return x.grad.numpy()
+
+
+# --- what has no meaning ------------------------------------------------------------------------------------------
+
+MEANINGLESS: dict[str, tuple[Any, str]] = {
+    "objects": (np.array([1.0, None, 2.0]), "objects.*dtype=float"),
+    "text": (np.array(["1", "2", "3"]), "text.*dtype=float"),
+    "bytes": (np.array([b"1", b"2", b"3"]), "bytes.*dtype=float"),
+    "dates": (np.array(["2026-01-01"] * 3, "M8[D]"), "dates.*seconds"),
+    "time spans": (np.array([1, 2, 3], "m8[s]"), "time spans.*timedelta64"),
+    "complex numbers": (np.array([1j, 2.0, 3.0]), "complex.*real and imaginary"),
+    "records": (np.zeros(3, [("a", float)]), "records.*dtype=float"),
+    "masked array": (np.ma.masked_array([1.0, 1e20, 3.0], [False, True, False]), r"mask.*filled"),
+    "list of masked arrays": ([np.ma.masked_array(1e20, True), 2.0, 3.0], r"mask.*filled"),
+    "list with what is masked": ([1.0, np.ma.masked, 3.0], r"mask.*filled"),
+}
+PLACES: dict[str, Callable[[ag.Tensor, Any], Any]] = {
+    "tensor": lambda x, data: ag.tensor(data),
+    "leaf": lambda x, data: ag.tensor(data, requires_grad=True),
+    "parameter": lambda x, data: ag.Parameter(data),
+    "operand": lambda x, data: ag.multiply(x, data),
+    "operand on the left": lambda x, data: ag.subtract(data, x),
+    "joined": lambda x, data: ag.concatenate([x, [data]]),
+    "product": lambda x, data: ag.matmul(x, data),
+    "einsum": lambda x, data: ag.einsum("ij,j", x, data),
+    "written": lambda x, data: (x * 1.0).__setitem__(0, data),
+    "added": lambda x, data: (x * 1.0).__iadd__(data),
+    "assigned": lambda x, data: ag.zeros(3).assign(data),
+    "cotangent": lambda x, data: x[0].backward(data),
+    "gradient": lambda x, data: setattr(variable(np.ones(3)), "grad", data),
+    "transform": lambda x, data: ag.grad(lambda v: (v * v).sum())(data),
+    "tangent": lambda x, data: ag.jvp(lambda v: v * v, (np.ones(3),), (data,)),
+    "compiled": lambda x, data: ag.compile(lambda v: v * v)(data),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", MEANINGLESS)
+@pytest.mark.filterwarnings("ignore:.*masked element:UserWarning")
+def test_what_is_no_number_is_refused_everywhere(kind: str, place: str) -> None:
+    data, advice = MEANINGLESS[kind]
+    if isinstance(data, list) and place in ("transform", "tangent", "compiled"):
+        return  # there a list is a nesting of arguments
+    x = variable(A)
+    with pytest.raises((TypeError, ValueError)) as error:
+        PLACES[place](x, data)
+    assert re.search(advice, str(error.value), re.DOTALL), str(error.value)
+    assert x.grad is None
+    np.testing.assert_array_equal(x.numpy(), A)
+    (x * x).sum().backward()
+    np.testing.assert_array_equal(gradient(x), 2 * A)
+
+
+@pytest.mark.parametrize("index", [np.ma.masked_array([0, 1], [True, False]), [0, np.ma.masked]], ids=["array", "list"])
+def test_a_masked_index_is_refused(index: Any) -> None:
+    x = variable(A)
+    for use in (lambda: x[index], lambda: x[:, index], lambda: (x * 1.0).__setitem__(index, 0.0)):
+        with pytest.raises(TypeError, match="mask"):
+            use()
+
+
+# --- indices ------------------------------------------------------------------------------------------------------
+
+OUTSIDE: dict[str, Callable[[Any], Any]] = {
+    "row": lambda x: x[2],
+    "negative row": lambda x: x[-3],
+    "column": lambda x: x[0, 3],
+    "array": lambda x: x[np.array([0, 2])],
+    "negative array": lambda x: x[np.array([-3, 0])],
+    "tensor": lambda x: x[ag.tensor([0, 2])],
+    "mask": lambda x: x[np.array([True, False, True])],
+    "too many": lambda x: x[0, 0, 0],
+    "not whole": lambda x: x[1.0],
+    "not a number": lambda x: x[float("nan")],
+    "text": lambda x: x["porosity"],
+    "take": lambda x: ag.take(x, 6),
+    "take along": lambda x: ag.take(x, [0, 3], axis=1),
+    "take_along_axis": lambda x: ag.take_along_axis(x, np.array([[3]]), 1),
+    "axis": lambda x: ag.sum(x, axis=2),
+    "written row": lambda x: (x * 1.0).__setitem__(2, 0.0),
+    "written array": lambda x: (x * 1.0).__setitem__(np.array([0, 2]), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_index_out_of_range_is_refused(name: str, compiled: bool) -> None:
+    """Never clamped, never wrapped around; the message has the index, or the axis, and the shape."""
+    call = OUTSIDE[name]
+    run = ag.compile(call) if compiled else call
+    with pytest.raises(IndexError, match=r"\w+: .*(\(2, 3\)|\(6,\)|\(2, 1\))") as error:
+        run(variable(A))
+    assert re.match(r"\w+: ", str(error.value)), "it names the op"
+    with pytest.raises(IndexError):
+        run(ag.tensor(A))
+
+
+def test_an_index_that_leaves_the_range_later_is_refused_compiled_too() -> None:
+    read = ag.compile(lambda x, i: x[i].sum())
+    x = ag.tensor(A[0])
+    assert read(x, np.array([0, 2])).item() == 4.0
+    for outside in ([0, 3], [-4, 0]):
+        with pytest.raises(IndexError):
+            read(x, np.array(outside))
+    assert read(x, np.array([1, -1])).item() == 5.0
+
+
+# --- shapes -------------------------------------------------------------------------------------------------------
+
+POINTWISE = ["add", "multiply", "divide", "power", "maximum", "hypot", "less"]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.sampled_from(POINTWISE), *[hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)] * 2)
+def test_shapes_broadcast_where_numpys_do(name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    x, y = np.full(a, 2.0), np.full(b, 3.0)
+    operands = [(variable(x), variable(y)), (variable(x), y), (ag.tensor(x), y)]
+    try:
+        expected = np.broadcast_shapes(a, b)
+    except ValueError:
+        for pair in operands:
+            with pytest.raises(ValueError, match=rf"{name}: shapes {re.escape(str(a))} and {re.escape(str(b))} do not"):
+                getattr(ag, name)(*pair)
+        return
+    for pair in operands:
+        assert getattr(ag, name)(*pair).shape == expected
+
+
+MISFITS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "operator": (lambda x: x + np.ones(4), r"add: shapes \(2, 3\) and \(4,\) do not broadcast"),
+    "where": (lambda x: ag.where(x > 0, x, np.ones(4)), r"where: .*\(4,\) do not broadcast"),
+    "matmul": (lambda x: x @ x, r"matmul: shapes \(2, 3\) and \(2, 3\) do not fit; the axes that are summed"),
+    "dot": (lambda x: ag.dot(x[0], np.ones(2)), r"shapes \(3,\) and \(2,\) do not fit"),
+    "dense": (lambda x: ag.nn.Linear(4, 1)(x), r"Linear expects 4 features on the last axis.*\(2, 3\)"),
+    "einsum": (lambda x: ag.einsum("ij,jk", x, x), r"einsum: shapes \(2, 3\) and \(2, 3\)"),
+    "concatenate": (lambda x: ag.concatenate([x, x.T]), r"concatenate: .*\(2, 3\) and \(3, 2\)"),
+    "stack": (lambda x: ag.stack([x, x[0]]), r"stack: .*same shape; shapes \(2, 3\) and \(3,\)"),
+    "reshape": (lambda x: x.reshape(4, 2), r"reshape: .*size 6 into shape \(4,2\)"),
+    "broadcast_to": (lambda x: ag.broadcast_to(x, (4, 3)), r"broadcast_to: .*\(2, 3\)"),
+    "split": (lambda x: ag.split(x, 2, axis=1), r"split: axis 1 of length 3 does not divide into 2 equal parts"),
+    "in place": (lambda x: (x * 1.0).__iadd__(np.ones((2, 2, 3))), r"x \+= v .* from \(2, 3\) to \(2, 2, 3\)"),
+    "written": (lambda x: (x * 1.0).__setitem__(0, np.ones(2)), r"setitem: .*\(2, 3\) and \(2,\)"),
+    "assigned": (lambda x: ag.zeros(3).assign(np.ones(2)), r"shape \(2,\) cannot replace one of shape \(3,\)"),
+    "gradient": (lambda x: setattr(x, "grad", np.ones(3)), r"must have shape \(2, 3\).*not \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_shapes_that_do_not_fit_are_told(name: str, compiled: bool) -> None:
+    call, message = MISFITS[name]
+    x = variable(A)
+    with pytest.raises(ValueError, match=message):
+        (ag.compile(call) if compiled and name != "assigned" else call)(x)
+    assert x.grad is None
+    np.testing.assert_array_equal(x.numpy(), A)
+
+
+# --- reductions of nothing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max", "min", "argmax", "argmin", "mean", "var", "std"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_reduction_of_nothing_without_identity_is_refused(name: str, compiled: bool) -> None:
+    """Where NumPy raises, or warns and returns NaN; along an axis that is not empty there is nothing to refuse."""
+    reduce = getattr(ag, name)
+    for shape, axis in (((0,), None), ((0, 3), None), ((0, 3), 0), ((2, 0), 1)):
+        call = (
+            (lambda x, axis=axis: reduce(x, axis=axis))
+            if not compiled
+            else ag.compile(lambda x, axis=axis: reduce(x, axis=axis))
+        )
+        with pytest.raises(ValueError, match=rf"{name}: .*; shapes {re.escape(str(shape))}"):
+            call(variable(np.zeros(shape)))
+    assert reduce(variable(np.zeros((0, 3))), axis=1).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sum", 0.0), ("prod", 1.0), ("norm", 0.0), ("logsumexp", -np.inf)]
+)  # fmt: skip
+def test_a_reduction_of_nothing_is_its_identity(name: str, value: float) -> None:
+    x = variable(np.zeros((0, 3)))
+    out = getattr(ag, name)(x)
+    assert out.item() == value
+    np.testing.assert_array_equal(getattr(ag, name)(x, axis=0).numpy(), np.full(3, value))
+    out.backward()
+    assert gradient(x).shape == (0, 3)
+
+
+def test_a_standard_deviation_of_too_few_is_refused() -> None:
+    with pytest.raises(ValueError, match="std: the standard deviation needs more than ddof=1 elements"):
+        ag.std(variable([1.0]), ddof=1)
+
+
+# --- odd but meaningful -------------------------------------------------------------------------------------------
+
+
+class Labelled(np.ndarray):  # type: ignore[type-arg]
+    """A subclass of arrays."""
+
+
+ODD = [
+    "big-endian", "negative strides", "zero strides", "read-only", "Fortran", "steps", "subclass", "memory map",
+    "unaligned",
+]  # fmt: skip
+
+
+def odd(kind: str, values: np.ndarray[Any, Any], tmp_path: Path) -> Any:
+    """An array of these values (all equal to the first for zero strides), made in an odd way."""
+    if kind == "big-endian":
+        return values.astype(values.dtype.newbyteorder(">"))
+    if kind == "negative strides":
+        return values[::-1, ::-1].copy()[::-1, ::-1]
+    if kind == "zero strides":
+        return np.broadcast_to(values[0, 0], values.shape)
+    if kind == "read-only":
+        values = values.copy()
+        values.flags.writeable = False
+        return values
+    if kind == "Fortran":
+        return np.asfortranarray(values)
+    if kind == "steps":
+        return np.repeat(np.repeat(values, 2, 0), 3, 1)[::2, ::3]
+    if kind == "subclass":
+        return values.view(Labelled)
+    if kind == "memory map":
+        values.tofile(tmp_path / "values")
+        return np.memmap(tmp_path / "values", values.dtype, "r", shape=values.shape)
+    return np.frombuffer(b"\0" + values.tobytes(), np.uint8)[1:].view(values.dtype).reshape(values.shape)
+
+
+INDEX, MASK = np.array([[1, 0, 2], [2, 2, 0]]), np.array([[True, False, True], [False, True, True]])
+USES: dict[str, tuple[Callable[[Any], Any], np.ndarray[Any, Any]]] = {
+    "leaf": (lambda c: (lambda x: ((x * x).sum().backward(), gradient(x))[1])(variable(c)), A),
+    "float32 leaf": (lambda c: (lambda x: ((x * x).sum().backward(), gradient(x))[1])(variable(c)), A.astype("f4")),
+    "operand": (lambda c: ag.grad(lambda x: (x * x * c).sum())(A), A),
+    "integers": (lambda c: ag.grad(lambda x: (x * x * c).sum())(A), INDEX),
+    "product": (lambda c: ag.grad(lambda x: (x @ c.T).sum())(A), A),
+    "index": (lambda c: ag.grad(lambda x: (x[1][c] ** 2).sum())(A), INDEX),
+    "index of take_along_axis": (lambda c: ag.grad(lambda x: (ag.take_along_axis(x, c, 1) ** 2).sum())(A), INDEX),
+    "mask": (lambda c: ag.grad(lambda x: (x[c] ** 2).sum())(A), MASK),
+    "condition": (lambda c: ag.grad(lambda x: ag.where(c, x * x, x).sum())(A), MASK),
+    "cotangent": (lambda c: ag.vjp(lambda x: x * x, A)[1](c)[0], A),
+    "tangent": (lambda c: ag.jvp(lambda x: x * x, (A,), (c,))[1], A),
+    "argument of a transform": (lambda c: ag.grad(lambda x: (x**3).sum())(c), A),
+    "argument of a compiled function": (lambda c: ag.compile(ag.grad(lambda x: (x**3).sum()))(c), A),
+    "written": (lambda c: (lambda y: (y.__setitem__(Ellipsis, c), y)[1])(ag.tensor(A) * 1.0), A),
+    "assigned": (lambda c: (lambda y: (y.assign(c), y)[1])(ag.zeros((2, 3))), A),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_arrays_work_wherever_plain_ones_do(kind: str, use: str, tmp_path: Path) -> None:
+    program, values = USES[use]
+    given = odd(kind, values, tmp_path)
+    plain = np.array(given, values.dtype)
+    found, expected = (np.asarray(program(c).numpy() if use not in ("leaf", "float32 leaf") else program(c)) for c in (
+        given, plain
+    ))  # fmt: skip
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype and found.dtype.isnative
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1, 0, 2), (1,), (1, 1)], ids=str)
+def test_single_numbers_and_nothing_at_all(shape: tuple[int, ...]) -> None:
+    """0-d arrays and empty ones have values and gradients of their shape, compiled too."""
+    values = np.full(shape, 3.0)
+
+    def program(x: Any) -> Any:
+        return (ag.tanh(x * x) + x[...] - 2.0).sum()
+
+    x = variable(values)
+    program(x).backward()
+    assert gradient(x).shape == shape
+    for compiled in (ag.grad(program), ag.compile(ag.grad(program))):
+        np.testing.assert_allclose(compiled(values).numpy(), gradient(x), rtol=1e-12)
+    np.testing.assert_allclose(gradient(x), 6.0 / np.cosh(9.0 + 0 * values) ** 2 + 1.0, rtol=1e-12)
