@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from . import viz as viz
     from .anomaly import AnomalyError as AnomalyError
     from .anomaly import detect_anomaly as detect_anomaly
+    from .checkpoint import CheckpointError as CheckpointError
+    from .checkpoint import load as load
+    from .checkpoint import save as save
     from .compiler import compile as compile
     from .diagnosis import diagnose as diagnose
     from .viz.graph import graph as graph
@@ -41,10 +44,11 @@ __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
-    "AnomalyError", "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot", "check_grad",
-    "check_taylor", "compile", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye", "full", "grad", "graph",
-    "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "multilinear", "no_grad", "ones", "ops", "pointwise",
-    "random", "sample", "seed", "set_grad_enabled", "steps", "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES,
+    "AnomalyError", "CheckpointError", "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot",
+    "check_grad", "check_taylor", "compile", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye", "full",
+    "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "load", "multilinear", "no_grad",
+    "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled", "steps", "tensor",
+    "value_and_grad", "vjp", "zeros", *_SUBMODULES,
     *(name for name in _functions if name in globals()),
 ]  # fmt: skip
 
@@ -55,6 +59,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name in ("graph", "steps"):
         return getattr(importlib.import_module(f"{__name__}.viz"), name)
+    if name in ("CheckpointError", "load", "save"):
+        return getattr(importlib.import_module(f"{__name__}.checkpoint"), name)
     if name == "compile":
         from .compiler import compile
 

@@ -17,7 +17,7 @@ import inspect
 import math
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -93,6 +93,17 @@ class Generator:
         """Go back to where `mark()` was called: the draws since then will come again."""
         with self._lock:
             self._seed, self._stream = mark
+
+    def state_dict(self) -> dict[str, int]:
+        """The seed and the stream of the next draw, by name, for a checkpoint."""
+        seed, stream = self.mark()
+        return {"seed": seed, "stream": stream}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict()`. Raises KeyError or ValueError, with nothing changed, for anything else."""
+        if state.keys() != {"seed", "stream"}:
+            raise KeyError(f"a generator's state has seed and stream, not {sorted(state)}")
+        self.reset(state["seed"], state["stream"])
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed})"

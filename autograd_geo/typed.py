@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .expr import CONSTANTS, ExpressionError, Num, Var, postfix
+from .names import printable
 from .op import functions
 from .tape import history
 from .tensor import Tensor, entry_of, tensor
@@ -111,7 +112,7 @@ def _pointed(error: ExpressionError, text: str) -> str:
     if len(message) > 200:
         message = re.sub(r" \(known: .*\)", "", message)
     marks = " " * error.start + "^" * max(min(error.end, len(text) + 1) - error.start, 1)
-    return f"{message}\n  {text}\n  {marks}"
+    return f"{printable(message)}\n  {printable(text)}\n  {marks}"
 
 
 def read_values(settings: Iterable[str]) -> dict[str, Any]:

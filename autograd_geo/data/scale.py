@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+
+_FITTED = "data_min_", "data_max_"
 
 
 class MinMaxScaler:
@@ -59,6 +63,23 @@ class MinMaxScaler:
     def fit_transform(self, x: ArrayLike) -> Any:
         """`fit` and then `transform` of an array."""
         return self.fit(x).transform(np.asarray(x))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The range to scale to and, once fitted, a copy of the ranges found."""
+        fitted = {name: np.array(getattr(self, name)) for name in _FITTED if hasattr(self, name)}
+        return {"feature_range": self.feature_range, **fitted}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict()`. Raises KeyError or ValueError, with nothing changed, for anything else."""
+        if state.keys() not in ({"feature_range"}, {"feature_range", *_FITTED}):
+            raise KeyError(f"a scaler's state has feature_range, {' and '.join(_FITTED)}, not {sorted(state)}")
+        fresh = MinMaxScaler(state["feature_range"])
+        if len(state) > 1:
+            low, high = (np.array(state[name], dtype=np.float64) for name in _FITTED)
+            if low.shape != high.shape or low.ndim > 1 or not (np.isfinite(high - low) & (low <= high)).all():
+                raise ValueError(f"a scaler's ranges are finite, least before greatest, not {low!r:.80}, {high!r:.80}")
+            fresh.data_min_, fresh.data_max_ = low, high
+        self.__dict__ = fresh.__dict__
 
     def _terms(self, x: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """The least value, the span and the image of the least value, per column, in the dtype of `x`."""

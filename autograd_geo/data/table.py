@@ -8,13 +8,17 @@ import io
 import math
 import os
 import re
-import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..files import write_atomically
+from ..names import printable
 
 _Path: TypeAlias = str | os.PathLike[str]
 _SHOWN = 40  # characters of a faulty text that a message quotes
@@ -22,6 +26,9 @@ _SHOWN = 40  # characters of a faulty text that a message quotes
 
 class DataError(ValueError):
     """A file or table that cannot be used as asked; the message says where it is at fault and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Table:
@@ -77,7 +84,7 @@ class Table:
         return self._columns[name]
 
     def __repr__(self) -> str:
-        return f"Table({len(self)} rows of {', '.join(self.columns)}; {self._source})"
+        return printable(f"Table({len(self)} rows of {_listed(self.columns)}; {self._source})")
 
     def select(self, rows: slice | ArrayLike) -> Table:
         """The table of some rows: a slice, row numbers (counted from 0) or a boolean mask."""
@@ -142,14 +149,9 @@ def write_map(path: _Path, grid: ArrayLike) -> None:
 
 
 def _write(path: _Path, rows: Iterable[Sequence[Any]]) -> None:
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerows(rows)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def _records(path: _Path) -> list[tuple[int, list[str]]]:
@@ -190,9 +192,9 @@ def _text(path: _Path) -> str:
 def _chosen(path: _Path, header: list[str], columns: Sequence[str] | None) -> dict[str, int]:
     """The names to read and their places among the fields."""
     names = [name for name in header if name]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"{path}, row 1: has more than one column {name!r}; rename all but one")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{path}, row 1: has more than one column {_quoted(name)}; rename all but one")
     if not names or (columns is None and all(_parsed(name) is not None for name in names)):
         raise DataError(
             f"{path}, row 1: has {_quoted(names[0]) if names else 'nothing'} where column names belong; "
@@ -212,8 +214,8 @@ def _chosen(path: _Path, header: list[str], columns: Sequence[str] | None) -> di
 
 def _no_column(source: _Path, name: str, columns: Sequence[str]) -> DataError:
     near = difflib.get_close_matches(name.lower(), [column.lower() for column in columns], 1)
-    guess = next((f"; did you mean {column!r}?" for column in columns if [column.lower()] == near), "")
-    return DataError(f"{source}: no column {name!r}; it has {', '.join(map(repr, columns))}{guess}")
+    guess = next((f"; did you mean {_quoted(column)}?" for column in columns if [column.lower()] == near), "")
+    return DataError(f"{source}: no column {_quoted(name)}; it has {_listed(map(_quoted, columns))}{guess}")
 
 
 def _check_width(path: _Path, row: int, fields: list[str], width: int, like: str) -> None:
@@ -235,7 +237,8 @@ def _number(text: str, path: _Path, row: int, column: str | int, advice: str) ->
         problem = f"holds {_quoted(text)}; write decimals with a point"
     else:
         problem = f"holds the text {_quoted(text)} where a number belongs; {advice}"
-    raise DataError(f"{path}, row {row}, column {column!r}: {problem}")
+    place = _quoted(column) if isinstance(column, str) else column
+    raise DataError(f"{path}, row {row}, column {place}: {problem}")
 
 
 def _parsed(text: str) -> float | None:
@@ -247,3 +250,9 @@ def _parsed(text: str) -> float | None:
 
 def _quoted(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """The first twenty, and that there are more."""
+    first = list(islice(texts, 21))
+    return ", ".join(first[:20]) + (", ..." if len(first) > 20 else "")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from ..files import write_atomically
 from ..viz import graph
 from . import figures
 from .lessons import chain_rule, chain_rule_text, worked_network_text
@@ -60,8 +59,5 @@ def _embedded(png: bytes) -> str:
 def write_files(contents: dict[str, bytes], directory: Path) -> None:
     """Write the files into a directory, made if need be; each appears complete or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".report-") as temporary:
-        for name, content in contents.items():
-            (Path(temporary) / name).write_bytes(content)
-        for name in contents:
-            os.replace(Path(temporary) / name, directory / name)
+    for name, content in contents.items():
+        write_atomically(directory / name, content)

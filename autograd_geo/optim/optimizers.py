@@ -85,17 +85,43 @@ class Optimizer:
         """A copy of the learning rate and of what was accumulated for each parameter."""
         return {"lr": self.lr, "state": [{k: copy.copy(v) for k, v in s.items()} for s in self.state]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict()` returned. Raises ValueError where it is for another number of parameters."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict()` returned.
+
+        Raises KeyError for other names than this optimiser's, ValueError for another number of parameters, shapes
+        that differ and numbers out of range, TypeError for what is not numeric; then nothing has been changed.
+        """
+        if state.keys() != {"lr", "state"}:
+            raise KeyError(f"a state of {type(self).__name__} has lr and state, not {sorted(state)}")
         if len(state["state"]) != len(self.parameters):
             raise ValueError(f"this state is for {len(state['state'])} parameters, here are {len(self.parameters)}")
-        self.lr = float(state["lr"])
-        fresh = [
-            {k: int(v) if np.asarray(v).dtype.kind == "i" else np.copy(v) for k, v in s.items()} for s in state["state"]
-        ]
+        lr = float(state["lr"])
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"the learning rate must be a finite number >= 0, not {lr!r}")
+        fresh = [self._fitting(n, p, s) for n, (p, s) in enumerate(zip(self.parameters, state["state"], strict=True))]
+        self.lr = lr
         for mine, new in zip(self.state, fresh, strict=True):  # in place: recordings hold these dicts
             mine.clear()
             mine |= new
+
+    def _fitting(self, n: int, parameter: Tensor, given: Mapping[str, Any]) -> State:
+        """A copy of what was accumulated for parameter `n`, if that is what this optimiser accumulates for it."""
+        wanted = self.initial(parameter._value)
+        if given and given.keys() != wanted.keys():
+            raise KeyError(
+                f"state[{n}]: {type(self).__name__} accumulates {sorted(wanted)}, the state has {sorted(given)}"
+            )
+        fresh: State = {}
+        for name, value in given.items():
+            like, array = np.asarray(wanted[name]), np.asarray(value)
+            if array.dtype.kind not in ("iu" if like.dtype.kind == "i" else "iufc"):
+                raise TypeError(f"state[{n}][{name!r}] has dtype {array.dtype}, this optimiser needs {like.dtype}")
+            if array.shape != like.shape:
+                raise ValueError(f"state[{n}][{name!r}] has shape {array.shape}, its parameter needs {like.shape}")
+            if like.dtype.kind == "i" and array < 0:
+                raise ValueError(f"state[{n}][{name!r}] counts from 0, the state gives {array}")
+            fresh[name] = int(array) if like.dtype.kind == "i" else np.array(array)
+        return fresh
 
 
 class SGD(Optimizer):

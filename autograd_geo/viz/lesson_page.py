@@ -10,9 +10,7 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
-import tempfile
 from collections.abc import Hashable, Iterable, Mapping
 from importlib.resources import files
 from itertools import islice
@@ -22,6 +20,7 @@ from typing import Any
 
 from .. import expr
 from ..expr import Call, Node, Num, Var
+from ..files import write_atomically
 from ..tape import Entry
 from ..tensor import wrap
 from . import quiz as questions
@@ -208,9 +207,6 @@ def write_page(lesson: Lesson, path: Path, quiz: bool = False) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it, such as {path / 'lesson.html'}")
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".lesson-") as temporary:
-            made = Path(temporary) / path.name
-            made.write_text(content, "utf-8")
-            os.replace(made, path)
+        write_atomically(path, content)
     except OSError as error:
         raise type(error)(f"{path} cannot be written: {error.strerror}") from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import write_atomically
 from ..tape import enable_grad, untraced
 from ..tensor import Tensor, entry_of, tensor
 from .layers import Column, Numbers, Snapshot, read_layers
@@ -163,7 +164,7 @@ class Network:
         """Write the drawing to a file that ends in .svg. Raises ValueError for another ending."""
         if Path(path).suffix != ".svg":
             raise ValueError(f"network: a network can be saved as .svg, not as {str(path)!r}")
-        Path(path).write_text(self.svg(theme), "utf-8")
+        write_atomically(path, self.svg(theme))
 
     def _repr_svg_(self) -> str:
         return self.svg()

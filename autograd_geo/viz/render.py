@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomically
 from . import layout, page
 from .drawing import Drawing
 from .mathematics import xml
@@ -62,7 +63,7 @@ class Graph:
     def _write(self, kind: str, path: str | Path) -> None:
         content = self._content(kind)
         try:
-            Path(path).write_bytes(content)
+            write_atomically(path, content)
         except OSError as error:
             raise OSError(error.errno, f"the graph cannot be written: {error.strerror}", str(path)) from None
 
