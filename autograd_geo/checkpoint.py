@@ -26,6 +26,7 @@ from .tensor import Tensor
 Path: TypeAlias = str | os.PathLike[str]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
+_deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize  # which has no types
 _STRUCTURE, _DIGEST = "autograd_geo", "sha256"
 _ZEROS = "0" * 64
 _DEEPEST = 64  # containers inside each other
@@ -81,7 +82,7 @@ def read(content: bytes, source: str = "checkpoint") -> Any:
     if hashlib.sha256(content.replace(_field(digest), _field(_ZEROS), 1)).hexdigest() != digest:
         refuse("its checksum does not fit its content: the file is damaged")
     try:
-        arrays = {name: _array(name, view, refuse) for name, view in safetensors.deserialize(content)}
+        arrays = {name: _array(name, view, refuse) for name, view in _deserialize(content)}
     except safetensors.SafetensorError as error:
         refuse(f"is no valid safetensors file ({error})")
     state = _unpacked(_json(structure, "its structure", refuse), arrays, 0, refuse)

@@ -135,7 +135,7 @@ def parse_declaration(text: str) -> Declaration:
             for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
             if d is not None
         }
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"op declaration {text!r}: {error}") from None
     if len({a.arg for a in (*arguments.args, *arguments.kwonlyargs)}) < len(arguments.args) + len(arguments.kwonlyargs):
         raise ValueError(f"op declaration {text!r}: duplicate argument name")
@@ -194,7 +194,10 @@ def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, 
     def read(node: ast.expr) -> Iterator[Postfix]:
         match node:
             case ast.Constant(value=bool() | int() | float()):
-                yield Num(float(node.value)), 0, node  # type: ignore[arg-type]
+                try:
+                    yield Num(float(node.value)), 0, node  # type: ignore[arg-type]
+                except OverflowError:
+                    raise fail("a whole number is too large for float64; the largest is about 1.8e308", node) from None
             case ast.Name(id=name) if name in known:
                 yield Var(name), 0, node
             case ast.Name(id=name) if name in CONSTANTS:

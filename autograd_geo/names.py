@@ -116,5 +116,5 @@ def stores_by_index(code: CodeType, lasti: int) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which would move a terminal's cursor."""
+    """The text without control and format characters, which move a terminal's cursor or turn the order of reading."""
     return "".join(c if c.isprintable() else "�" for c in text)

@@ -43,6 +43,12 @@ def with_header(header: str, body: bytes = b"") -> bytes:
     return sealed(struct.pack("<Q", len(encoded)) + encoded + body)
 
 
+def with_tensor(dtype: str, shape: str, end: str, body: bytes = b"") -> bytes:
+    meta = json.dumps({"autograd_geo": "{}", "sha256": "0" * 64}, separators=(",", ":"))
+    tensor = f'{{"dtype":"{dtype}","shape":[{shape}],"data_offsets":[0,{end}]}}'
+    return with_header(f'{{"w":{tensor},"__metadata__":{meta}}}', body)
+
+
 ARRAYS = st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0)))
 STATES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(codec="utf-8")), ARRAYS),
@@ -140,9 +146,6 @@ def test_every_flipped_bit_and_every_truncation_is_refused(tmp_path: Path) -> No
         checkpoint.read(content + b"\0")
 
 
-_META = '"__metadata__":{"autograd_geo":"{}","sha256":"%s"}' % ("0" * 64)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -157,12 +160,12 @@ _META = '"__metadata__":{"autograd_geo":"{}","sha256":"%s"}' % ("0" * 64)
         (with_header('{"a":1,"a":2}'), "a key twice"),
         (with_header("{}"), "not written by autograd_geo.save"),
         (with_header('{"__metadata__":{"autograd_geo":1,"sha256":"%s"}}' % ("0" * 64)), "metadata are not text"),
-        (with_header('{"w":{"dtype":"F64","shape":[-1],"data_offsets":[0,8]},%s}' % _META, b"12345678"), "no valid"),
-        (with_header('{"w":{"dtype":"F64","shape":[2],"data_offsets":[0,8]},%s}' % _META, b"12345678"), "no valid"),
-        (with_header('{"w":{"dtype":"F64","shape":[1],"data_offsets":[0,1e99]},%s}' % _META), "no valid"),
-        (with_header('{"w":{"dtype":"O","shape":[1],"data_offsets":[0,8]},%s}' % _META, b"12345678"), "no valid"),
-        (with_header('{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},%s}' % _META, b"12"), "dtype BF16"),
-        (with_header('{"w":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]},%s}' % ("1," * 70 + "1", _META), b"1"),
+        (with_tensor("F64", "-1", "8", b"12345678"), "no valid"),
+        (with_tensor("F64", "2", "8", b"12345678"), "no valid"),
+        (with_tensor("F64", "1", "1e99"), "no valid"),
+        (with_tensor("O", "1", "8", b"12345678"), "no valid"),
+        (with_tensor("BF16", "1", "2", b"12"), "dtype BF16"),
+        (with_tensor("U8", "1," * 70 + "1", "1", b"1"),
          "cannot be made"),
         (with_structure("("), "structure is not JSON"),
         (with_structure("[" * 100_000), "nested too deeply"),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..names import printable
 from ..tape import Entry, next_number
 from ..tensor import Parameter, Tensor
 from ..tree import leaves
@@ -127,7 +128,9 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
+        children = [
+            f"  ({printable(name)}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()
+        ]
         body = "\n" + "\n".join(children) + "\n" if children else self.extra_repr()
         return f"{type(self).__name__}({body})"
 

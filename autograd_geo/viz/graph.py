@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from ..names import printable
 from ..tape import Entry, history
 from ..tensor import Tensor, entry_of
 from .annotations import Annotations
@@ -99,7 +100,8 @@ class TapeGraph(Graph):
         return self._opened.union(opening(box)[: len(box.path()) - 1])
 
     def __repr__(self) -> str:
-        return f"<graph of {self._notes.names[self._notes.last]}: {counted(len(self._notes.operations), 'operation')}>"
+        name = printable(self._notes.names[self._notes.last])
+        return f"<graph of {name}: {counted(len(self._notes.operations), 'operation')}>"
 
 
 def _clickable(seen: Shown) -> list[Box]:

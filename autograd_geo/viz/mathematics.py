@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .. import expr
 from ..expr import PRIMITIVES, Call, Node, Num, Var
+from ..names import printable
 
 
 class Text(NamedTuple):
@@ -19,12 +20,9 @@ class Text(NamedTuple):
     plain: str
 
 
-_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters no XML may hold
-
-
 def xml(text: str) -> str:
     """Text as it may stand in XML and HTML: it shows what it is, whatever is in it."""
-    return html.escape(_FORBIDDEN.sub("\ufffd", " ".join(text.split()) or "␣"))
+    return html.escape(printable(" ".join(text.split()) or "␣"))
 
 
 def escaped(text: str) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from math import atan2, degrees, hypot, isfinite
 from typing import Any
 
+from ..names import printable
 from .layers import Column, Edge, Snapshot, Unit, Weight
 
 #: With more edges, or more neurons in a layer, numbers go into tooltips.
@@ -348,7 +349,7 @@ def _style(theme: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text that is nothing but text in SVG, whatever a name holds."""
-    return escape("".join(c for c in text if c >= " " or c == "\n"))
+    return escape("\n".join(map(printable, text.split("\n"))))
 
 
 def _peak(values: Iterable[float | None]) -> float:

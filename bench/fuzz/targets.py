@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import re
@@ -114,6 +115,7 @@ def sealed(content: bytes) -> bytes:
     return before + digest + after
 
 
+@functools.cache
 def seeds(name: str) -> list[bytes]:
     """Inputs that reach deep, to start from."""
     if name in ("expression", "command"):
