@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from bench.fuzz.targets import TARGETS, run, seeds
 
 WORDS = ["x", "y", "z", "=", "1", "-2.5", "1e308", "nan", "inf", "pi", "(", ")", "+", "-", "*", "**", "/", ",", "<",
-         " if ", " else ", " and ", "sum", "where", "sqrt", "[", "]", ":", "\n", ";", "\t", '"', "\x1b[31m", "\0", "\u202e",
-         "</script>", "é", "\ud7ff", "\\", "'", "{", "}", "lambda ", "__import__", ".", "#", "9" * 400]  # fmt: skip
+         " if ", " else ", " and ", "sum", "where", "sqrt", "[", "]", ":", "\n", ";", "\t", '"', "\x1b[31m", "\0",
+         "\u202e", "</script>",
+         "é", "\ud7ff", "\\", "'", "{", "}", "lambda ", "__import__", ".", "#", "9" * 400]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=20).map(lambda words: "".join(words).encode())
 
 
