@@ -224,6 +224,28 @@ def test_an_optimizer_refuses_a_state_that_does_not_fit() -> None:
         assert _same(optimizer.state_dict(), good)
 
 
+class _Kinds(nn.Module):
+    def __init__(self) -> None:
+        self.w = ag.Parameter(np.ones(2, np.float32))
+        self.n, self.b = ag.tensor([1, 2]), ag.tensor([True])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [("w", np.array([1e300, 1]), ValueError), ("w", np.ones(2, complex), TypeError), ("w", np.ones(3), ValueError),
+     ("w", np.array(["1", "2"]), TypeError), ("n", np.array([1.5, 2]), TypeError), ("b", np.array([2.5]), TypeError)],
+)  # fmt: skip
+def test_a_module_refuses_a_state_that_does_not_fit(name: str, value: Any, error: type[Exception]) -> None:
+    net = _Kinds()
+    before = net.state_dict()
+    other = {key: array * 0 for key, array in before.items()}
+    with pytest.raises(error, match=name):
+        net.load_state_dict({**other, name: value})
+    assert _same(net.state_dict(), before)
+    net.load_state_dict({**before, "w": np.array([np.inf, 2.0])})
+    assert net.w.numpy().tolist() == [np.inf, 2.0]
+
+
 def test_generators_and_scalers_refuse_a_state_that_does_not_fit() -> None:
     generator = Generator(3)
     generator.uniform(2)

@@ -90,8 +90,9 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the values of `state_dict()`.
 
-        Raises KeyError for missing or unknown names, ValueError for shapes that differ, TypeError for values
-        that are not numeric; then nothing has been changed.
+        Raises KeyError for missing or unknown names, ValueError for shapes that differ and numbers too large for
+        the dtype here, TypeError for values that are not numeric or of another kind (floats for integers),
+        RuntimeError for a buffer that was computed from others; then nothing has been changed.
         """
         own = dict(self._named_tensors())
         missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
@@ -101,8 +102,19 @@ class Module:
             raise KeyError(f"this state does not fit {type(self).__name__}: {', '.join(parts)}")
         values: dict[str, Value] = {}
         for name, t in own.items():
-            given = state[name]
-            values[name] = from_user(given.numpy() if isinstance(given, Tensor) else given, t.dtype)
+            if not t.is_leaf:
+                raise RuntimeError(f"{name} is computed from other tensors and cannot be loaded; detach() it first")
+            given = state[name].numpy() if isinstance(state[name], Tensor) else state[name]
+            try:
+                with np.errstate(over="ignore"):
+                    values[name] = from_user(given, t.dtype)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from None
+            array = np.asarray(given)
+            if not np.can_cast(array.dtype, t.dtype, "same_kind"):
+                raise TypeError(f"{name} has dtype {t.dtype}, the state gives {array.dtype}")
+            if t.dtype.kind == "f" and np.any(np.isinf(values[name]) & np.isfinite(array)):
+                raise ValueError(f"{name}: the state has numbers too large for {t.dtype}")
             if np.shape(values[name]) != t.shape:
                 raise ValueError(f"{name} has shape {t.shape}, the state gives {np.shape(values[name])}")
         for name, t in own.items():
