@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from test_ops import calls, differentiable, scalar_of
+from op_calls import calls, differentiable, scalar_of
 
 import autograd_geo as ag
 from autograd_geo.compiler import Compiled, regions

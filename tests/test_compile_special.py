@@ -10,19 +10,13 @@ import pytest
 
 pytest.importorskip("numba")
 
-from test_ops import calls, differentiable, scalar_of
+from op_calls import calls, differentiable, lattice, scalar_of
 
 import autograd_geo as ag
 from autograd_geo.op import Op, registry
 
 #: Which of two equal zeros NumPy's maximum takes differs from processor to processor.
 _EITHER_ZERO = {"maximum", "minimum", "relu", "clip"}
-
-
-def lattice(dtype: Any) -> np.ndarray[Any, Any]:
-    info = np.finfo(dtype)
-    sizes = np.array([0, info.smallest_subnormal, 0.5, 1, 2, info.max / 2, np.inf], dtype)
-    return np.concatenate([sizes, -sizes, np.array([np.nan], dtype)])
 
 
 def special(op: Op, dtype: Any) -> list[tuple[list[Any], dict[str, Any]]]:

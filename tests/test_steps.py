@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ops import calls, differentiable
+from op_calls import calls, differentiable
 
 import autograd_geo as ag
 from autograd_geo import nn, optim
