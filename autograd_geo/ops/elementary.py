@@ -27,7 +27,7 @@ power = pointwise(
     domain={"x": _positive, "y": (-2, 2)},
 )
 remainder = pointwise(
-    "remainder(x, y)", x="1", y="-floor(x / y)", symbol="%",
+    "remainder(x, y)", x="1", y="-rint((x - z) / y)", symbol="%",  # x / y may round up to the next integer
     domain={"x": (1.1, 1.9), "y": (0.7, 0.9)},
 )  # fmt: skip
 negative = pointwise("negative(x) = -x", x="-1", symbol="−")
@@ -60,7 +60,7 @@ minimum = pointwise(
 )
 _clip = pointwise(
     "clip(x, lower, upper) = minimum(maximum(x, lower), upper)",
-    x="where(x < lower, 0, where(x > upper, 0, 1))",
+    x="where(x < lower, 0, where(x > upper, 0, where(lower == upper, 0, 1)))",
     lower="where(x < lower, where(lower < upper, 1, 0), 0)",
     upper="where(x > upper, 1, where(lower < upper, 0, 1))",
     domain={"x": (0.1, 0.9), "lower": (-1, 0), "upper": (1, 2)}, reference="np.clip(x, lower, upper)", method=False,
@@ -138,11 +138,11 @@ log2 = pointwise("log2(x)", x="1.4426950408889634 / x", domain=_positive)
 log10 = pointwise("log10(x)", x="0.4342944819032518 / x", domain=_positive)
 _APART = "exp(-abs(x - where(x == y, 0, y)))"  # no difference of infinities
 logaddexp = pointwise(
-    f"logaddexp(x, y) = where(x == y, x + 0.6931471805599453, maximum(x, y) + log1p({_APART}))",
+    f"logaddexp(x, y) = where(x == y, maximum(x, y) + 0.6931471805599453, maximum(x, y) + log1p({_APART}))",
     x=f"where(x == y, 0.5, where(x >= y, 1, {_APART}) / (1 + {_APART}))",
     y=f"where(x == y, 0.5, where(x >= y, {_APART}, 1) / (1 + {_APART}))",
-    doc="log(exp(x) + exp(y)), without overflow.",
-)
+    doc="log(exp(x) + exp(y)), without overflow.", reference="np.logaddexp(x, y)",
+)  # fmt: skip
 sqrt = pointwise("sqrt(x)", x="0.5 / z", symbol="√", domain=_positive)
 cbrt = pointwise("cbrt(x)", x="1 / (3 * z * z)", symbol="∛", domain=_positive)
 
@@ -177,7 +177,7 @@ atanh = pointwise("atanh(x)", x="1 / ((1 - x) * (1 + x))", domain=_unit)
 erf = pointwise("erf(x)", x="1.1283791670955126 * exp(-x * x)", reference="special.erf(x)")
 
 # --- activations ------------------------------------------------------------------------------------------------
-_E = "exp(-abs(x))"
+_E = "exp(0 - abs(x))"  # a float, where the negative of an unsigned integer would be another integer
 _SIGMOID = f"where(x >= 0, 1, {_E}) / (1 + {_E})"
 _ONE_MINUS_SIGMOID = f"where(x >= 0, {_E}, 1) / (1 + {_E})"
 

@@ -151,6 +151,8 @@ def _kept(g: Any, index: Any) -> Any:
 
 def _written(g: Any, shape: tuple[int, ...], shapes: Any, index: Any) -> Any:
     part = g[index]
+    if 0 in shape:
+        return np.reshape(part, shape)  # NumPy writes nothing, of whatever shape
     if len(shape) > len(part.shape):  # NumPy drops leading axes of length one
         part = np.reshape(part, (1,) * (len(shape) - len(part.shape)) + part.shape)
     if not _may_repeat(index):

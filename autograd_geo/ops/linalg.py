@@ -76,6 +76,8 @@ def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Tensor:
         raise ValueError(f"tensordot: {len(left)} axes of x cannot pair with {len(right)} of y")
     a, b = list(_letters(m)), list(_letters(n, m))
     for i, j in zip(left, right, strict=True):
+        if np.shape(x)[i] != np.shape(y)[j]:
+            raise ValueError(f"tensordot: axis {i} of shape {np.shape(x)} cannot pair with axis {j} of {np.shape(y)}")
         b[j] = a[i]
     out = [c for c in a if c not in b] + [c for c in b if c not in a]
     return _einsum(x, y, subscripts=f"{''.join(a)},{''.join(b)}->{''.join(out)}")

@@ -15,7 +15,7 @@ _axes = (sample((3, 4)), sample((3, 4), axis=0), sample((2, 3, 4), axis=(0, -1),
 
 def _restore(g: Any, ndim: int, axis: Axis, keepdims: bool) -> Any:
     """A reduction's result with its reduced axes back as axes of length one."""
-    if keepdims or axis is None:
+    if keepdims or axis is None or ndim == 0:  # NumPy lets a single number have an axis 0 here
         return g
     axes = (axis,) if isinstance(axis, int | np.integer) else axis
     return np.expand_dims(g, tuple(int(a) % ndim for a in axes))
@@ -85,6 +85,8 @@ def _product_rule(g: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     ndim = len(x.shape)
     if 0 in x.shape:
         return x * 0.0
+    if ndim == 0:
+        return g
     axes = tuple(range(ndim)) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
     axes = tuple(int(a) % ndim for a in axes)
     last = tuple(range(ndim - len(axes), ndim))

@@ -263,6 +263,8 @@ def _collect(g: Any, source: Any, length: int, axis: int) -> Any:
 
 
 def _unrepeat(g: Any, shape: tuple[int, ...], repeats: Any, axis: int) -> Any:
+    if not shape:  # which has an axis 0 for NumPy
+        return np.sum(g)
     return _collect(g, np.repeat(np.arange(shape[axis]), repeats), shape[axis], axis)
 
 

@@ -1,0 +1,306 @@
+"""Properties of every built-in op, for any shapes, layouts, dtypes and values that hypothesis draws.
+
+`AUTOGRAD_GEO_EXAMPLES=1000000 pytest tests/test_properties.py` runs so many examples in all; a failing one is printed
+as code, to be kept here as an `@example`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import FLOATING, POINTWISE, Call, others, pointwise
+from exact import slopes
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import autograd_geo as ag
+from autograd_geo.op import registry
+
+TOTAL = int(os.environ.get("AUTOGRAD_GEO_EXAMPLES", "0"))
+
+
+def eager(share: float, few: int) -> settings:
+    """How many examples: `few`, or this share of those asked for."""
+    return settings(
+        max_examples=max(1, int(TOTAL * share)) if TOTAL else few,
+        deadline=None, derandomize=False, print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+def outcome(run: Any) -> Any:
+    """What a call returns, or the exception that it raises."""
+    try:
+        return run()
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
+        return error
+
+
+#: Where we refuse what NumPy answers with a NaN and a warning.
+REFUSED = {"mean": "the mean of no elements", "var": "needs more than ddof", "std": "needs more than ddof"}
+
+
+def exempt(call: Call) -> bool:
+    """Whether NumPy is no model here."""
+    first = call.args[0]
+    return (
+        (call.name in ("positive", "square") and first.dtype == bool)  # we copy, and multiply
+        or (call.name == "clip" and any(not isinstance(a, np.ndarray) for a in call.args))  # one op, not a chain
+        or (
+            call.name in ("take", "norm", "logsumexp", "diff") and first.ndim == 0
+        )  # some functions name an axis of a number
+        or (call.name == "logsumexp" and first.size == 0)  # SciPy fails
+        or (call.name == "diff" and call.attrs["n"] == 0)  # then it looks at no axis
+        or (call.name == "trace" and first.ndim < 2)  # the kind of exception
+    )
+
+
+def same_kind(a: Exception, b: Exception) -> bool:
+    return any(isinstance(a, k) and isinstance(b, k) for k in (ValueError, TypeError, IndexError))
+
+
+def check_value(call: Call) -> None:
+    """Our value is NumPy's, dtype and shape included, and exceptions are of the same kind. No operand changes."""
+    if exempt(call):
+        return
+    before = [np.array(a) for a in call.args]
+    wanted, found = outcome(call.theirs), outcome(call.ours)
+    for a, b in zip(call.args, before, strict=True):
+        np.testing.assert_array_equal(a, b, "an operand was written to")
+    if isinstance(found, Exception):
+        if call.name in REFUSED and REFUSED[call.name] in str(found):
+            return
+        assert isinstance(wanted, Exception), f"raises {found!r} where NumPy returns {wanted!r}"
+        assert same_kind(wanted, found), f"raises {found!r} where NumPy raises {wanted!r}"
+        return
+    assert not isinstance(wanted, Exception), f"returns {found!r} where NumPy raises {wanted!r}"
+    wanted, found = np.asarray(wanted), np.asarray(found.numpy())
+    wanted = wanted.astype(wanted.dtype.newbyteorder("="))
+    assert found.shape == wanted.shape
+    op = registry.get(call.name)
+    if op is None or not op.reference or all(np.asarray(a).dtype.kind == "f" for a in call.args):
+        assert found.dtype == wanted.dtype
+    if call.name == "log_softmax":
+        wanted = np.where(np.isnan(found) & np.isinf(wanted), np.nan, wanted)  # of an infinity: NaN or -inf
+    eps = np.finfo(found.dtype).eps if found.dtype.kind == "f" else 0
+    np.testing.assert_allclose(found, wanted, rtol=16 * eps, atol=16 * eps * size(call))
+
+
+#: Where we define a derivative that one-sided limits do not give.
+DEFINED: dict[str, str] = {}
+SMOOTH = [name for name in POINTWISE if not registry[name].surrogate]
+
+
+def mixed_numbers(call: Call) -> bool:
+    """A single number in double precision beside single precision: its partial derivatives are in single precision."""
+    dtypes = {a.dtype for a in map(np.asarray, call.args)}
+    return len(dtypes) > 1 and any(np.ndim(a) == 0 for a in call.args)
+
+
+def gradients(call: Call) -> tuple[Any, list[Any]]:
+    """The value, and what `backward` of ones leaves at each floating operand."""
+    args: list[Any] = list(call.args)
+    for k in call.floating:
+        args[k] = ag.tensor(args[k], requires_grad=True)
+    out = call.ours(*args)
+    if out.requires_grad:
+        out.backward(np.ones(out.shape, out.dtype))
+    return out.numpy(), [args[k].grad for k in call.floating]
+
+
+def check_slopes(call: Call) -> None:
+    """The gradient of an elementwise op: between the derivatives from either side, or visibly not finite.
+
+    Where the value itself is NaN, or infinite with finite operands, nothing is hidden; a subnormal one is inexact.
+    """
+    op = registry[call.name]
+    args = list(call.args)
+    if any(np.ndim(a) and isinstance(outcome(call.ours), Exception) for a in args):
+        return
+    if mixed_numbers(call):
+        return
+    z, found = gradients(call)
+    if z.dtype.kind != "f":
+        assert all(g is None for g in found)
+        return
+    eps = max(float(np.finfo(args[k].dtype).eps) for k in call.floating)
+    whole = np.broadcast_arrays(*args)
+    for k, g in zip(call.floating, found, strict=True):
+        assert g.shape == args[k].shape and g.dtype == args[k].dtype.newbyteorder("=")
+        low, high, loose = (np.zeros(z.shape, t) for t in (float, float, bool))
+        for i in np.ndindex(z.shape):
+            point = tuple(float(a[i]) for a in whole)
+            open_ends = slopes(call.name, k, point, **op.attrs)
+            low[i], high[i] = (min(open_ends), max(open_ends)) if open_ends else (np.nan, np.nan)
+            overflow = np.isinf(z[i]) and np.all(np.isfinite(point))
+            undefined = not open_ends and not np.all(np.isfinite(point))
+            loose[i] = (
+                undefined or np.isnan(z[i]) or np.isnan(point[k]) or overflow or 0 < abs(z[i]) < np.finfo(z.dtype).tiny
+            )
+        low, high = low - 1e5 * eps * np.abs(low) - 8 * eps, high + 1e5 * eps * np.abs(high) + 8 * eps
+        low, high = np.where(loose, -np.inf, low), np.where(loose, np.inf, high)
+        low, high = summed(low, g.shape), summed(high, g.shape)
+        wrong = np.isfinite(g.numpy()) & ~((low <= g.numpy()) & (g.numpy() <= high))
+        assert not wrong.any(), f"derivative {k} is {g.numpy()[wrong]}, should be in {low[wrong]} .. {high[wrong]}"
+
+
+def check_direction(call: Call) -> None:
+    """The gradient along a direction: between the derivatives of NumPy's function towards it and away from it.
+
+    Those are differences, extrapolated to order three (Richardson), in extended precision.
+    """
+    if exempt(call) or not call.floating or isinstance(outcome(call.ours), Exception):
+        return
+    rng = np.random.default_rng(0)
+    z = call.ours().numpy()
+    if z.dtype.kind != "f":
+        return
+    weights = rng.uniform(0.5, 1.5, z.shape)
+    args: list[Any] = list(call.args)
+    for k in call.floating:
+        args[k] = ag.tensor(args[k], requires_grad=True)
+    out = call.ours(*args)
+    out.backward(weights.astype(z.dtype))
+    steps = {k: rng.uniform(0.5, 1.5, args[k].shape) * rng.choice([-1, 1], args[k].shape) for k in call.floating}
+    found = sum(np.sum(args[k].grad.numpy() * d) for k, d in steps.items())
+    size = sum(np.sum(np.abs(args[k].grad.numpy() * d)) for k, d in steps.items())
+    wide = [np.asarray(a, np.longdouble) if k in steps else a for k, a in enumerate(call.args)]
+
+    if call.name == "astype":  # which would cut these
+        return
+
+    def at(h: float) -> Any:
+        moved = [a + h * steps[k] if k in steps else a for k, a in enumerate(wide)]
+        return np.sum(weights * np.asarray(call._replace(args=tuple(moved)).theirs(), np.longdouble))
+
+    here, ends = at(0.0), []
+    for side in (-1e-5, 1e-5):
+        one, two, four = ((at(side / n) - here) / (side / n) for n in (1, 2, 4))
+        ends.append((8 * four - 6 * two + one) / 3)
+    slack = max(float(np.finfo(call.args[k].dtype).eps) for k in steps) * 1e4 * (1 + size + abs(here))
+    assert min(ends) - slack <= found <= max(ends) + slack, f"along {steps}: {found}, should be within {ends}"
+
+
+def check_passes(call: Call) -> None:
+    """One reverse pass, whether its values are arrays, recorded tensors or the steps of a lesson."""
+    if isinstance(outcome(call.ours), Exception) or not call.floating or mixed_numbers(call):
+        return
+    names = [f"x{k}" for k in call.floating]
+
+    def recorded() -> tuple[Any, list[Any]]:
+        args: list[Any] = list(call.args)
+        for k in call.floating:
+            args[k] = ag.tensor(args[k], requires_grad=True, name=f"x{k}")
+        return call.ours(*args), [args[k] for k in call.floating]
+
+    out, leaves = recorded()
+    if not out.requires_grad:
+        return
+    seed = np.random.default_rng(0).uniform(0.5, 1.5, out.shape).astype(out.dtype)
+    lesson = ag.steps(out, seed)
+    out.backward(seed)
+    again, others = recorded()
+    again.backward(seed, create_graph=True)
+    state = lesson.goto(-1).state.grads
+    np.testing.assert_array_equal(again.numpy(), out.numpy())
+    for name, a, b in zip(names, leaves, others, strict=True):
+        if a.grad is None:
+            assert b.grad is None and name not in state
+            continue
+        assert a.grad.dtype == b.grad.dtype == np.asarray(state[name]).dtype == a.dtype
+        np.testing.assert_array_equal(state[name], a.grad.numpy(), "the steps of a lesson differ from backward")
+        eps = np.finfo(a.dtype).eps  # a literal beside single precision is rounded once more, or once less
+        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), 8 * eps if a.dtype != np.float64 else 0)
+
+
+def check_dot(call: Call) -> None:
+    """Forward mode is the transpose of reverse mode, to 100 units of rounding."""
+    if isinstance(outcome(call.ours), Exception) or not call.floating:
+        return
+
+    def run(*xs: Any) -> Any:
+        args: list[Any] = list(call.args)
+        for k, x in zip(call.floating, xs, strict=True):
+            args[k] = x
+        return call.ours(*args)
+
+    if call.ours().dtype.kind == "f" and call.name != "astype":  # which rounds
+        with np.errstate(all="ignore"):
+            ag.check_dot(run, *[call.args[k] for k in call.floating], rtol=100 * float(np.finfo(np.float64).eps))
+
+
+def summed(x: Any, shape: tuple[int, ...]) -> Any:
+    """Summed over the axes along which an operand of this shape was broadcast."""
+    x = x.sum(tuple(range(x.ndim - len(shape))))
+    return x.sum(tuple(a for a, n in enumerate(shape) if n == 1), keepdims=True).reshape(shape)
+
+
+def size(call: Call) -> float:
+    """The size of the largest finite intermediate result that may cancel."""
+    if call.name in POINTWISE:
+        return 1.0
+    numbers = [np.abs(a[np.isfinite(a)]).max(initial=1.0) for a in map(np.asarray, call.args) if a.dtype.kind == "f"]
+    return float(np.prod(np.array(numbers, np.longdouble)) if len(numbers) < 3 else 1.0)
+
+
+@eager(0.2, 300)
+@given(pointwise())
+@example(Call("log_sigmoid", (np.array(1, np.uint8),)))
+@example(Call("softplus", (np.array(True),)))
+@example(Call("logaddexp", (np.ones(3, np.float32), np.ones(3))))
+def test_values_of_elementwise_ops_are_numpys(call: Call) -> None:
+    check_value(call)
+
+
+@eager(0.2, 300)
+@given(others())
+@example(Call("dot", (np.ones(3), np.ones((2, 1, 3)))))
+def test_values_of_other_ops_are_numpys(call: Call) -> None:
+    check_value(call)
+
+
+@eager(0.2, 300)
+@given(pointwise(dtypes=FLOATING, names=SMOOTH))
+@example(Call("remainder", (np.array(1.0), np.array(0.1))))
+@example(Call("remainder", (np.array(1.0), np.array(-np.inf))))
+@example(Call("clip", (np.ones(3), np.ones(3), np.ones(3))))
+def test_gradients_of_elementwise_ops_are_never_silently_wrong(call: Call) -> None:
+    check_slopes(call)
+
+
+@eager(0.2, 300)
+@given(others(dtypes=FLOATING, ordinary=True))
+@example(Call("sum", (np.array(2.0),), {"axis": 0, "keepdims": False}))
+@example(Call("prod", (np.array(2.0),), {"axis": -1, "keepdims": True}))
+@example(Call("max", (np.array(2.0),), {"axis": 0, "keepdims": False}))
+@example(Call("repeat", (np.array(2.0),), {"repeats": 2, "axis": 0}))
+@example(Call("setitem", (np.ones((2, 3)), np.ones((2, 0))), {"index": (0, np.array([], int))}))
+def test_gradients_of_other_ops_are_those_of_differences(call: Call) -> None:
+    check_direction(call)
+
+
+ANY_CALL = st.one_of(pointwise(dtypes=FLOATING), others(dtypes=FLOATING))
+
+
+@eager(0.2, 200)
+@given(ANY_CALL)
+def test_passes_are_one(call: Call) -> None:
+    check_passes(call)
+
+
+@eager(0.1, 100)
+@given(st.one_of(pointwise(dtypes=["float64"], names=SMOOTH, ordinary=True), others(dtypes=["float64"], ordinary=True)))
+def test_forward_mode_is_the_transpose_of_reverse(call: Call) -> None:
+    check_dot(call)
