@@ -246,3 +246,62 @@ def others(draw: Any, dtypes: list[str] = ANY, names: list[str] = OTHERS, ordina
     for _ in range(1, _OPERANDS.get(name, 1)):
         args.append(draw(arrays(draw(st.sampled_from([shape, *SHAPES])), dtypes, ordinary)))
     return Call(name, tuple(args), attrs)
+
+
+# --- programs ---------------------------------------------------------------------------------------------------
+
+_UNARY = [name for name in POINTWISE if len(registry[name].inputs) == 1 and registry[name].differentiable]
+_BINARY = ["add", "subtract", "multiply", "divide", "maximum", "minimum", "hypot", "power", "atan2"]
+LANES = 4
+
+
+class Program(NamedTuple):
+    """Statements on vectors of independent lanes, each made from those before; the last is the result.
+
+    A statement ("branch", mask, ops, i, j) takes what the ops make of vector i in the lanes of its mask, else vector j;
+    "write" and "assign" do the same in place.
+    """
+
+    statements: list[tuple[Any, ...]]
+
+    def __call__(self, x: Any, lanes: Array, clean: bool = False) -> Any:
+        """Run for those of the lanes. If `clean`, what a branch computes in vain it computes of harmless numbers."""
+        found = [x]
+        for kind, *rest in self.statements:
+            match kind:
+                case "call":
+                    name, *operands = rest
+                    found.append(functions[name](*[found[i] for i in operands]))
+                case _:
+                    mask, ops, i, j = rest
+                    taken = np.array(mask)[lanes]
+                    v = ag.where(taken, found[i], 0.7) if clean else found[i]
+                    for name in ops:
+                        v = functions[name](v)
+                    if kind == "branch":
+                        found.append(ag.where(taken, v, found[j]))
+                    elif kind == "write":
+                        whole = ag.positive(v)
+                        whole[~taken] = found[j][~taken]
+                        found.append(whole)
+                    else:
+                        whole = ag.positive(found[j])
+                        whole[taken] = v[taken]
+                        found.append(whole)
+        return found[-1]
+
+
+@st.composite
+def programs(draw: Any) -> Program:
+    statements: list[tuple[Any, ...]] = []
+    for n in range(1, draw(st.integers(2, 7))):
+        before = st.integers(0, n - 1)
+        kind = draw(st.sampled_from(["branch", "call", "write", "assign", "call"]))
+        if kind == "call":
+            name = draw(st.sampled_from(_UNARY + _BINARY * 3))
+            statements.append(("call", name, *[draw(before) for _ in registry[name].inputs]))
+        else:
+            mask = draw(st.lists(st.booleans(), min_size=LANES, max_size=LANES))
+            ops = draw(st.lists(st.sampled_from(_UNARY), min_size=1, max_size=3))
+            statements.append((kind, mask, ops, draw(before), draw(before)))
+    return Program(statements)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import FLOATING, POINTWISE, Call, others, pointwise
+from drawn import FLOATING, LANES, POINTWISE, Call, Program, arrays, others, pointwise, programs
 from exact import slopes
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -241,6 +241,49 @@ def check_dot(call: Call) -> None:
             ag.check_dot(run, *[call.args[k] for k in call.floating], rtol=100 * float(np.finfo(np.float64).eps))
 
 
+def check_poison(program: Program, x: Any, alive: Any, how: str) -> None:
+    """The gradient of a program is that of the lanes and branches that count, whatever is computed besides."""
+    if not np.any(alive):
+        return
+    every = np.ones(LANES, bool)
+
+    def chosen(x: Any) -> Any:
+        whole = program(x, every)
+        return ag.tanh((ag.where(alive, whole, 0.0) if how == "where" else whole[alive]).sum())
+
+    found = ag.grad(chosen)(x).numpy()
+    wanted = ag.grad(lambda x: ag.tanh(program(x, alive, clean=True).sum()))(x[alive]).numpy()
+    np.testing.assert_array_equal(found[~alive], 0.0)
+    np.testing.assert_allclose(found[alive], wanted, rtol=1e-9, atol=1e-300)
+
+
+def check_compiled(call: Call) -> None:
+    """Compiled, recorded and then replayed: the value and the gradient of eager code."""
+    if isinstance(outcome(call.ours), Exception) or not call.floating or mixed_numbers(call):
+        return
+
+    def run(*xs: Any) -> Any:
+        args: list[Any] = list(call.args)
+        for k, x in zip(call.floating, xs, strict=True):
+            args[k] = x
+        out = call.ours(*args)
+        return out
+
+    def both(*xs: Any) -> Any:
+        out = run(*xs)
+        if out.dtype.kind != "f":
+            return [out]
+        return [out, *ag.grad(lambda *xs: run(*xs).sum(), tuple(range(len(xs))))(*xs)]
+
+    xs = [ag.tensor(call.args[k]) for k in call.floating]
+    wanted, fast = both(*xs), ag.compile(both)
+    for _ in range(2):  # recorded, replayed
+        for a, b in zip(fast(*xs), wanted, strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            rtol = 16 * np.finfo(b.dtype).eps if b.dtype.kind == "f" else 0
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol, rtol)
+
+
 def summed(x: Any, shape: tuple[int, ...]) -> Any:
     """Summed over the axes along which an operand of this shape was broadcast."""
     x = x.sum(tuple(range(x.ndim - len(shape))))
@@ -260,6 +303,7 @@ def size(call: Call) -> float:
 @example(Call("log_sigmoid", (np.array(1, np.uint8),)))
 @example(Call("softplus", (np.array(True),)))
 @example(Call("logaddexp", (np.ones(3, np.float32), np.ones(3))))
+@example(Call("logaddexp", (np.array(1.0, np.float32), 2.0)))
 def test_values_of_elementwise_ops_are_numpys(call: Call) -> None:
     check_value(call)
 
@@ -304,3 +348,18 @@ def test_passes_are_one(call: Call) -> None:
 @given(st.one_of(pointwise(dtypes=["float64"], names=SMOOTH, ordinary=True), others(dtypes=["float64"], ordinary=True)))
 def test_forward_mode_is_the_transpose_of_reverse(call: Call) -> None:
     check_dot(call)
+
+
+@eager(0.1, 100)
+@given(
+    programs(), arrays((LANES,), ["float64"]), st.lists(st.booleans(), min_size=LANES, max_size=LANES).map(np.array),
+    st.sampled_from(["where", "index"]),
+)  # fmt: skip
+def test_what_does_not_count_poisons_no_program(program: Program, x: Any, alive: Any, how: str) -> None:
+    check_poison(program, x, alive, how)
+
+
+@settings(max_examples=max(8, TOTAL // 2000), deadline=None, print_blob=True)
+@given(ANY_CALL)
+def test_compiled_is_eager(call: Call) -> None:
+    check_compiled(call)

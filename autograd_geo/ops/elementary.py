@@ -136,7 +136,7 @@ log = pointwise("log(x)", x="1 / x", domain=_positive)
 log1p = pointwise("log1p(x)", x="1 / (1 + x)", domain=(-0.9, 3))
 log2 = pointwise("log2(x)", x="1.4426950408889634 / x", domain=_positive)
 log10 = pointwise("log10(x)", x="0.4342944819032518 / x", domain=_positive)
-_APART = "exp(-abs(x - where(x == y, 0, y)))"  # no difference of infinities
+_APART = "exp(-abs(minimum(x, y) - where(x == y, 0, maximum(x, y))))"  # no difference of infinities
 logaddexp = pointwise(
     f"logaddexp(x, y) = where(x == y, maximum(x, y) + 0.6931471805599453, maximum(x, y) + log1p({_APART}))",
     x=f"where(x == y, 0.5, where(x >= y, 1, {_APART}) / (1 + {_APART}))",
