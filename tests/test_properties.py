@@ -68,7 +68,7 @@ def exempt(call: Call) -> bool:
 
 
 def same_kind(a: Exception, b: Exception) -> bool:
-    return any(isinstance(a, k) and isinstance(b, k) for k in (ValueError, TypeError, IndexError))
+    return any(isinstance(a, k) and isinstance(b, k) for k in (ValueError, TypeError, IndexError, OverflowError))
 
 
 def check_value(call: Call) -> None:

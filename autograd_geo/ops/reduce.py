@@ -10,7 +10,12 @@ from ..declare import custom, linear, sample
 from ..op import composite, functions
 
 Axis = int | tuple[int, ...] | None
-_axes = (sample((3, 4)), sample((3, 4), axis=0), sample((2, 3, 4), axis=(0, -1), keepdims=True), sample((5,), axis=-1))
+_axes = (
+    sample((3, 4)),
+    sample((3, 4), axis=0),
+    sample((2, 3, 4), axis=(0, -1), keepdims=True),
+    sample((3, 4), axis=-1),
+)
 
 
 def _restore(g: Any, ndim: int, axis: Axis, keepdims: bool) -> Any:
