@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import mpmath
+import numpy as np
 
 from autograd_geo import expr
 from autograd_geo.op import registry
 
+Array = np.ndarray[Any, Any]
 mp = mpmath.mp.clone()
 mp.prec = 4000  # differences of neighbours 2**-2300 apart, next to the smallest subnormal 2**-1074
 INFINITE = mp.mpf(2) ** 1100  # stands for an infinity; larger than any float
@@ -65,23 +67,23 @@ def _number(x: float) -> Any:
 
 
 @lru_cache(maxsize=1_000_000)
-def slopes(name: str, k: int, point: tuple[float, ...], **attrs: float) -> tuple[float, ...]:
-    """The derivatives of a pointwise op for its input k from the left and from the right, those that there are.
+def slopes(name: str, moved: tuple[int, ...], point: tuple[float, ...]) -> tuple[float, ...]:
+    """The derivatives of a pointwise op along these of its inputs, from the left and from the right, where there are.
 
     Each is a difference of two points on one side, so that a jump between the sides does not count.
     """
     op = registry[name]
     numbers = [_number(x) for x in point]
-    x = numbers[k]
-    h = mp.ldexp(min(abs(x), mp.mpf(1)) or mp.mpf(1), -1200)
+    h = mp.ldexp(min(min(abs(numbers[k]) or mp.mpf(1), mp.mpf(1)) for k in moved), -1200)
     exact = _BODIES.get(f"{name}({', '.join(op.inputs)})")
     found = []
     for side in (-h, h):
         ends = []
         for step in (side, 2 * side):
-            at = [*numbers[:k], x + step, *numbers[k + 1 :]]
+            at = [x + step if k in moved else x for k, x in enumerate(numbers)]
+            known = dict(zip(op.inputs, at, strict=True)) | {k: mp.mpf(v) for k, v in op.attrs.items()}
             try:
-                ends.append(exact(*at) if exact else value(op.body, dict(zip(op.inputs, at, strict=True)) | attrs))
+                ends.append(exact(*at) if exact else value(op.body, known))
             except (ZeroDivisionError, ValueError, OverflowError):
                 break
         if len(ends) == 2 and not any(isinstance(e, mp.mpc) for e in ends):
@@ -89,3 +91,26 @@ def slopes(name: str, k: int, point: tuple[float, ...], **attrs: float) -> tuple
             if mp.isfinite(slope):
                 found.append(float(slope))
     return tuple(found)
+
+
+def bounds(name: str, moved: tuple[int, ...], operands: Sequence[Array], z: Array, eps: float) -> tuple[Array, Array]:
+    """Between what the derivatives of `slopes` at each element of the result z must be, if they are finite.
+
+    Where z is NaN, or infinite with finite operands, nothing is hidden, and a subnormal z is inexact: no bounds.
+    """
+    low, high = np.full(z.shape, -np.inf), np.full(z.shape, np.inf)
+    for i in np.ndindex(z.shape):
+        point = tuple(float(a[i]) for a in operands)
+        finite = all(map(math.isfinite, point))
+        open_ends = slopes(name, moved, point)
+        if (
+            (np.isinf(z[i]) and finite)
+            or 0 < abs(z[i]) < np.finfo(z.dtype).tiny
+            or np.isnan(z[i])
+            or any(math.isnan(point[k]) for k in moved)
+            or not (open_ends or finite)
+        ):
+            continue
+        a, b = (min(open_ends), max(open_ends)) if open_ends else (np.nan, np.nan)
+        low[i], high[i] = a - 1e5 * eps * abs(a) - 8 * eps, b + 1e5 * eps * abs(b) + 8 * eps
+    return low, high

@@ -24,7 +24,8 @@ from autograd_geo.expr import Call, Node, Num
 from autograd_geo.op import Op, Rule, Rules, functions, registry
 
 TESTS = (
-    test_ops.test_gradient_first_and_second_order, test_ops.test_forward_mode_is_the_transpose_of_reverse,
+    test_ops.test_gradient_first_and_second_order, test_ops.test_gradient_at_awkward_points,
+    test_ops.test_forward_mode_is_the_transpose_of_reverse,
     test_ops.test_float32_stays_float32, test_ops.test_only_what_a_rule_needs_is_kept, test_ops.test_shape_rule,
     test_ops.test_what_leaves_elements_out_says_so, test_ops.test_value,
 )  # fmt: skip
@@ -41,9 +42,10 @@ class Mutant(NamedTuple):
         """Whether every derived test of the op passes."""
         with self.planted() as ops, warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", RuntimeWarning)
             for op in ops:
                 for test in TESTS:
-                    if op.surrogate and test in TESTS[:2]:
+                    if (op.surrogate and test in TESTS[:3]) or (op.family != "pointwise" and test is TESTS[1]):
                         continue
                     try:
                         test(op)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from exact import bounds
 from op_calls import calls, differentiable, reference, scalar_of
 
 import autograd_geo as ag
@@ -33,6 +36,33 @@ def test_gradient_first_and_second_order(op: Op) -> None:
         active = differentiable(op, len(args))
         if active:
             ag.check_grad(scalar_of(op, args, attrs, active), *[args[k] for k in active], order=2, rtol=1e-5, atol=2e-6)
+
+
+AWKWARD = [-np.inf, -2.0, -1.0, -0.1, 0.0, 0.1, 0.3, 1.0, 2.0, np.inf, np.nan]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("op", [p for p in SMOOTH if p.values[0].family == "pointwise"])
+def test_gradient_at_awkward_points(op: Op) -> None:
+    """Between the derivatives from either side, or not finite; of all inputs together too, where equal ones share."""
+    values = (AWKWARD, [-np.inf, -1.0, 0.0, 0.1, 1.0, np.inf, np.nan], [-1.0, 0.0, 0.1, 1.0])[len(op.inputs) - 1]
+    choices = [[False, True] if x == "condition" else values for x in op.inputs]
+    args = [np.array(x) for x in zip(*product(*choices), strict=True)]
+    active = differentiable(op, len(args))
+    leaves = {k: ag.tensor(args[k], requires_grad=True) for k in active}
+    z = apply(op, [leaves.get(k, a) for k, a in enumerate(args)], dict(op.attrs))
+    if not z.requires_grad:
+        return
+    with np.errstate(all="ignore"):
+        z.backward(np.ones(z.shape))
+    slopes = {(k,): x.grad.numpy() for k, x in leaves.items() if x.grad is not None}
+    if len(active) > 1 and op.name != "power":  # which has no limit at the origin
+        slopes[tuple(active)] = np.sum(list(slopes.values()), axis=0)
+    for moved, g in slopes.items():
+        low, high = bounds(op.name, moved, args, z.numpy(), 1e-16)
+        wrong = np.isfinite(g) & ~((low <= g) & (g <= high))
+        points = [tuple(a[i] for a in args) for i in np.nonzero(wrong)[0]]
+        assert not points, f"along {moved} at {points}: {g[wrong]}, not in {low[wrong]} .. {high[wrong]}"
 
 
 @pytest.mark.parametrize("op", SMOOTH)
