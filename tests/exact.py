@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from autograd_geo import expr
 from autograd_geo.op import registry
 
 Array = np.ndarray[Any, Any]
+Attrs = tuple[tuple[str, float], ...]
 mp = mpmath.mp.clone()
 mp.prec = 4000  # differences of neighbours 2**-2300 apart, next to the smallest subnormal 2**-1074
 INFINITE = mp.mpf(2) ** 1100  # stands for an infinity; larger than any float
@@ -67,7 +68,7 @@ def _number(x: float) -> Any:
 
 
 @lru_cache(maxsize=1_000_000)
-def slopes(name: str, moved: tuple[int, ...], point: tuple[float, ...]) -> tuple[float, ...]:
+def slopes(name: str, moved: tuple[int, ...], point: tuple[float, ...], attrs: Attrs) -> tuple[float, ...]:
     """The derivatives of a pointwise op along these of its inputs, from the left and from the right, where there are.
 
     Each is a difference of two points on one side, so that a jump between the sides does not count.
@@ -81,7 +82,7 @@ def slopes(name: str, moved: tuple[int, ...], point: tuple[float, ...]) -> tuple
         ends = []
         for step in (side, 2 * side):
             at = [x + step if k in moved else x for k, x in enumerate(numbers)]
-            known = dict(zip(op.inputs, at, strict=True)) | {k: mp.mpf(v) for k, v in op.attrs.items()}
+            known = dict(zip(op.inputs, at, strict=True)) | {k: mp.mpf(v) for k, v in attrs}
             try:
                 ends.append(exact(*at) if exact else value(op.body, known))
             except (ZeroDivisionError, ValueError, OverflowError):
@@ -93,7 +94,10 @@ def slopes(name: str, moved: tuple[int, ...], point: tuple[float, ...]) -> tuple
     return tuple(found)
 
 
-def bounds(name: str, moved: tuple[int, ...], operands: Sequence[Array], z: Array, eps: float) -> tuple[Array, Array]:
+def bounds(
+    name: str, moved: tuple[int, ...], operands: Sequence[Array], attrs: Mapping[str, float], z: Array, rtol: float,
+    atol: float,
+) -> tuple[Array, Array]:  # fmt: skip
     """Between what the derivatives of `slopes` at each element of the result z must be, if they are finite.
 
     Where z is NaN, or infinite with finite operands, nothing is hidden, and a subnormal z is inexact: no bounds.
@@ -102,7 +106,7 @@ def bounds(name: str, moved: tuple[int, ...], operands: Sequence[Array], z: Arra
     for i in np.ndindex(z.shape):
         point = tuple(float(a[i]) for a in operands)
         finite = all(map(math.isfinite, point))
-        open_ends = slopes(name, moved, point)
+        open_ends = slopes(name, moved, point, tuple(attrs.items()))
         if (
             (np.isinf(z[i]) and finite)
             or 0 < abs(z[i]) < np.finfo(z.dtype).tiny
@@ -112,5 +116,5 @@ def bounds(name: str, moved: tuple[int, ...], operands: Sequence[Array], z: Arra
         ):
             continue
         a, b = (min(open_ends), max(open_ends)) if open_ends else (np.nan, np.nan)
-        low[i], high[i] = a - 1e5 * eps * abs(a) - 8 * eps, b + 1e5 * eps * abs(b) + 8 * eps
+        low[i], high[i] = a - rtol * abs(a) - atol, b + rtol * abs(b) + atol
     return low, high

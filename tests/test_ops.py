@@ -38,7 +38,7 @@ def test_gradient_first_and_second_order(op: Op) -> None:
             ag.check_grad(scalar_of(op, args, attrs, active), *[args[k] for k in active], order=2, rtol=1e-5, atol=2e-6)
 
 
-AWKWARD = [-np.inf, -2.0, -1.0, -0.1, 0.0, 0.1, 0.3, 1.0, 2.0, np.inf, np.nan]
+AWKWARD = [-np.inf, -2.0, -1.0, -0.1, 0.0, 0.1, 0.149, 0.3, 1.0, 2.0, np.inf, np.nan]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -50,7 +50,8 @@ def test_gradient_at_awkward_points(op: Op) -> None:
     args = [np.array(x) for x in zip(*product(*choices), strict=True)]
     active = differentiable(op, len(args))
     leaves = {k: ag.tensor(args[k], requires_grad=True) for k in active}
-    z = apply(op, [leaves.get(k, a) for k, a in enumerate(args)], dict(op.attrs))
+    attrs = {k: v + 0.75 for k, v in op.attrs.items()}
+    z = apply(op, [leaves.get(k, a) for k, a in enumerate(args)], attrs)
     if not z.requires_grad:
         return
     with np.errstate(all="ignore"):
@@ -59,10 +60,16 @@ def test_gradient_at_awkward_points(op: Op) -> None:
     if len(active) > 1 and op.name != "power":  # which has no limit at the origin
         slopes[tuple(active)] = np.sum(list(slopes.values()), axis=0)
     for moved, g in slopes.items():
-        low, high = bounds(op.name, moved, args, z.numpy(), 1e-16)
+        low, high = bounds(op.name, moved, args, attrs, z.numpy(), 1e-12, 1e-15)
         wrong = np.isfinite(g) & ~((low <= g) & (g <= high))
         points = [tuple(a[i] for a in args) for i in np.nonzero(wrong)[0]]
         assert not points, f"along {moved} at {points}: {g[wrong]}, not in {low[wrong]} .. {high[wrong]}"
+
+
+def test_a_surrogate_is_as_declared() -> None:
+    """A straight line of slope 1 / (2 width) through [-width, width]."""
+    slope = ag.grad(lambda x: ag.binary_step(x, width=2.0).sum())(np.array([-3.0, -2.0, 0.0, 1.0, 2.5]))
+    np.testing.assert_array_equal(slope.numpy(), [0, 0.25, 0.25, 0.25, 0])
 
 
 @pytest.mark.parametrize("op", SMOOTH)

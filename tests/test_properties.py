@@ -57,6 +57,7 @@ def exempt(call: Call) -> bool:
     first = call.args[0]
     return (
         (call.name in ("positive", "square") and first.dtype == bool)  # we copy, and multiply
+        or (call.name == "logaddexp" and first.dtype == np.uint8 and isinstance(call.args[1], int))  # a minimum with -1
         or (call.name == "clip" and any(not isinstance(a, np.ndarray) for a in call.args))  # one op, not a chain
         or (
             call.name in ("take", "norm", "logsumexp", "diff") and first.ndim == 0
@@ -130,10 +131,10 @@ def check_slopes(call: Call) -> None:
         assert all(g is None for g in found)
         return
     eps = max(float(np.finfo(args[k].dtype).eps) for k in call.floating)
-    whole = np.broadcast_arrays(*args)
+    whole, attrs = np.broadcast_arrays(*args), registry[call.name].attrs
     for k, g in zip(call.floating, found, strict=True):
         assert g.shape == args[k].shape and g.dtype == args[k].dtype.newbyteorder("=")
-        low, high = (summed(x, g.shape) for x in bounds(call.name, (k,), whole, z, eps))
+        low, high = (summed(x, g.shape) for x in bounds(call.name, (k,), whole, attrs, z, 1e5 * eps, 8 * eps))
         wrong = np.isfinite(g.numpy()) & ~((low <= g.numpy()) & (g.numpy() <= high))
         assert not wrong.any(), f"derivative {k} is {g.numpy()[wrong]}, should be in {low[wrong]} .. {high[wrong]}"
 
