@@ -66,6 +66,31 @@ def test_gradient_at_awkward_points(op: Op) -> None:
         assert not points, f"along {moved} at {points}: {g[wrong]}, not in {low[wrong]} .. {high[wrong]}"
 
 
+@pytest.mark.parametrize("op", [p for p in SMOOTH if p.values[0].family == "custom"])
+def test_gradient_where_elements_tie(op: Op) -> None:
+    """Where all elements are equal, and all move together, a choice among them makes no kink."""
+    for args, attrs in calls(op):
+        if active := differentiable(op, len(args)):
+            equal = [np.full(np.shape(a), 0.5) if k in active else a for k, a in enumerate(args)]
+            out, pull = ag.vjp(scalar_of(op, equal, attrs, active), *[equal[k] for k in active])
+            found = sum(g.numpy().sum() for g in pull(np.ones(out.shape)))
+            ends = [np.sum(op.forward(*[a + h if k in active else a for k, a in enumerate(equal)], **attrs))
+                    for h in (-1e-6, 1e-6)]  # fmt: skip
+            assert found == pytest.approx((ends[1] - ends[0]) / 2e-6, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_gradient_of_logsumexp_of_infinities() -> None:
+    """Infinite elements share it; where all are -inf there is nothing to share."""
+    slope = ag.grad(lambda x: ag.logsumexp(x, axis=1).sum())
+    for row, wanted in (
+        ([np.inf, 1.0, np.inf], [0.5, 0, 0.5]),
+        ([-np.inf, -np.inf, -np.inf], [0, 0, 0]),
+        ([-np.inf, 0.0, 0.0], [0, 0.5, 0.5]),
+    ):
+        np.testing.assert_allclose(slope(np.array([row])).numpy(), [wanted], rtol=1e-15)
+
+
 def test_a_surrogate_is_as_declared() -> None:
     """A straight line of slope 1 / (2 width) through [-width, width]."""
     slope = ag.grad(lambda x: ag.binary_step(x, width=2.0).sum())(np.array([-3.0, -2.0, 0.0, 1.0, 2.5]))

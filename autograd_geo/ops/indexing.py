@@ -166,7 +166,8 @@ def _written(g: Any, shape: tuple[int, ...], shapes: Any, index: Any) -> Any:
 @custom(
     x=lambda g, index: _kept(g, index), value=_written, method=False, moves=True, selects=True, symbol="[ ]=",
     samples=(
-        sample((4,), (), index=1), sample((4, 3), (3,), index=0), sample((5,), (3,), index=slice(None, None, 2)),
+        sample((4,), (), index=1), sample((4, 3), (3,), index=0), sample((4, 3), (1, 3), index=0),
+        sample((5,), (3,), index=slice(None, None, 2)),
         sample((4, 3), (2, 1), index=(slice(1, 3), slice(None))), sample((4, 3), (4, 3), index=_ROWS),
         sample((2, 3), (3,), index=np.array([[True, False, True], [False, False, True]])),
     ),
@@ -240,7 +241,7 @@ def _untake_along(g: Any, shape: tuple[int, ...], indices: Any, axis: int) -> An
 @linear(
     _untake_along, method=False, selects=True, reference="np.take_along_axis(x, indices, axis)",
     samples=(sample((3, 4), np.array([[0, 0], [1, 3], [2, 2]]), axis=1),
-             sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0)),
+             sample((3, 4), np.array([[0, 2, 1, 0]]), axis=0), sample((1, 4), np.array([[0, 0], [1, 3]]), axis=1)),
 )  # fmt: skip
 def _take_along_axis(x: Any, indices: Any, /, axis: int) -> Any:
     """See `take_along_axis`."""

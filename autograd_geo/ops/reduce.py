@@ -101,7 +101,7 @@ def _product_rule(g: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     return _restore(g, ndim, axis, keepdims) * others
 
 
-@custom(x=_product_rule, samples=_axes, symbol="Π")
+@custom(x=_product_rule, samples=(*_axes, sample((), axis=0)), symbol="Π")
 def prod(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Product over `axis`; the derivative is exact with any number of zeros."""
     return np.prod(x, axis=axis, keepdims=keepdims)

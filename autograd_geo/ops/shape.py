@@ -238,7 +238,12 @@ def _untile(g: Any, shape: tuple[int, ...], reps: tuple[int, ...]) -> Any:
 
 @linear(
     _untile,
-    samples=(sample((3,), reps=(2,)), sample((2, 3), reps=(2, 2)), sample((3,), reps=(2, 2))),
+    samples=(
+        sample((3,), reps=(2,)),
+        sample((2, 3), reps=(2, 2)),
+        sample((3,), reps=(2, 2)),
+        sample((2, 3), reps=(2,)),
+    ),
     method=False,
     reference="np.tile(x, reps)",
     moves=True,
@@ -270,7 +275,11 @@ def _unrepeat(g: Any, shape: tuple[int, ...], repeats: Any, axis: int) -> Any:
 
 @linear(
     _unrepeat,
-    samples=(sample((3,), repeats=2, axis=0), sample((2, 3), repeats=(1, 0, 2), axis=1)),
+    samples=(
+        sample((3,), repeats=2, axis=0),
+        sample((2, 3), repeats=(1, 0, 2), axis=1),
+        sample((), repeats=2, axis=0),
+    ),
     method=False,
     reference="np.repeat(x, repeats, axis)",
     moves=True,
@@ -312,7 +321,12 @@ def _rolled(x: Any, shift: Axes, axis: Axes | None) -> Any:
 
 @linear(
     lambda g, shift, axis: _rolled(g, tuple(-s for s in shift) if isinstance(shift, tuple | list) else -shift, axis),
-    samples=(sample((5,), shift=2), sample((3, 4), shift=-1, axis=1), sample((3, 4), shift=(1, 2), axis=(0, 1))),
+    samples=(
+        sample((5,), shift=2),
+        sample((3, 4), shift=-1, axis=1),
+        sample((3, 4), shift=(1, 2), axis=(0, 1)),
+        sample((2, 3, 4), shift=1, axis=2),
+    ),
     moves=True,
 )
 def roll(x: Any, /, shift: Axes, axis: Axes | None = None) -> Any:
