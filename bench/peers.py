@@ -12,7 +12,7 @@ import numpy as np
 
 from .harness import OURS, threads
 
-PACKAGES = ("numpy", "torch", "jax", "autograd", "mygrad", "micrograd")
+PACKAGES = ("numpy", "torch", "jax", "autograd", "mygrad", "micrograd", "tinygrad")
 Gradient = Callable[[Callable[..., Any]], Callable[..., Sequence[Any]]]
 
 
