@@ -23,8 +23,9 @@ from .awkward_engines import ENGINES, Engine, Missing
 from .harness import aligned, cores, set_threads
 from .peers import PACKAGES
 
-LEGEND = """`ok` right, `W` silently wrong, `nan` a silent NaN where a finite answer exists, `C` crash, time-out or opaque error,
-`E` refused with a clear exception, `-` no such feature. The column "right" says what is right: an answer, or a refusal."""
+LEGEND = """`ok` right, `W` silently wrong, `nan` a silent NaN where a finite answer exists, `C` crash, time-out or opaque
+error, `E` refused with a clear exception, `-` no such feature. The column "right" says what is right: an answer, or a
+refusal."""
 _OPAQUE = (AttributeError, AssertionError, KeyError, NameError, RecursionError, SystemError)
 Verdict = tuple[str, str]  # the mark, and what was found
 
@@ -108,10 +109,7 @@ def page(columns: dict[str, list[Verdict]], cases: Sequence[Case]) -> str:
     packages = ("autograd_geo", *PACKAGES)
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
     table = [("case", "right", *columns)]
-    promise = 0
     for k, case in enumerate(cases):
-        if case.promise != promise:
-            promise = case.promise
         table.append((case.name.replace("|", "\\|"), ", ".join(right(case)), *(c[k][0] for c in columns.values())))
     good = ", ".join(
         f"{name} {sum(c[k][0] in right(case) for k, case in enumerate(cases))} of {sum(v[0] != '-' for v in c)}"

@@ -6,8 +6,14 @@ import pytest
 
 from bench.awkward import judge, right
 from bench.awkward_cases import CASES, Between, Case, OneOf, agrees
-from bench.awkward_engines import COMPILED, ENGINES, Engine
+from bench.awkward_engines import COMPILED, ENGINES, Compiled, Engine
 from bench.harness import OURS
+
+NOT_YET = {
+    "v = y[:2]; v *= 10": "a part that was read is a tensor of its own: y is left as it was, without an error",
+    "sort of [2, 1, 2], weighted 1, 10, 100": "there is no sort",
+    "sort([NaN, 1]) shows the NaN": "there is no sort",
+}
 
 
 @pytest.fixture(scope="module", params=[OURS, COMPILED])
@@ -16,9 +22,11 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_ours_is_right(engine: Engine, case: Case) -> None:
+def test_ours_is_right(engine: Engine, case: Case, request: pytest.FixtureRequest) -> None:
+    if case.name in NOT_YET and (case.promise != 1 or not isinstance(engine, Compiled)):
+        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_YET[case.name]))
     mark, detail = judge(case, engine)
-    if mark == "-" and engine.__class__.__name__ == "Compiled":
+    if mark == "-" and isinstance(engine, Compiled) and detail != "has no sort":
         pytest.skip(detail)
     assert mark in right(case), detail
 
