@@ -23,9 +23,9 @@ from .awkward_engines import ENGINES, Engine, Missing
 from .harness import aligned, cores, set_threads
 from .peers import PACKAGES
 
-LEGEND = """`ok` right, `W` silently wrong, `nan` a silent NaN where a finite answer exists, `C` crash, time-out or opaque
-error, `E` refused with a clear exception, `-` no such feature. The column "right" says what is right: an answer, or a
-refusal."""
+LEGEND = """`ok` right, `W` silently wrong, `nan` a silent NaN where a finite answer exists, `C` crash, time-out or
+opaque error, `E` refused with a clear exception, `-` no such feature. The column "right" says what is right: an
+answer, or a refusal."""
 _OPAQUE = (AttributeError, AssertionError, KeyError, NameError, RecursionError, SystemError)
 Verdict = tuple[str, str]  # the mark, and what was found
 

@@ -14,8 +14,8 @@ from .peers import LIBRARIES, Library
 COMPILED = f"{OURS}, compiled"
 
 
-class Missing(Exception):
-    """The engine has no such feature."""
+class Missing(AttributeError):
+    """The engine has no such feature. An AttributeError, so that an engine can be asked what it has."""
 
 
 class Engine:
@@ -205,6 +205,8 @@ def tinygrad() -> Engine:
 
     class Tinygrad(Engine):
         def leaf(self, x: Any) -> Any:
+            if np.ndim(x) == 0:  # tinygrad takes a number for a constant, which gets no gradient
+                return tensor(np.reshape(x, 1)).realize().reshape(())
             return tensor(x).realize()
 
         def array(self, x: Any) -> Any:
