@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .backward import Accumulate, Local, Write, events
+from .expr import names_in
 from .op import Op, Rule
 from .tape import CONSTANT, TRACING, Entry, describe, history, line_of, mode
 from .tensor import Tensor
@@ -345,7 +346,10 @@ def _of_derivative(e: Entry, k: int, g: Any, c: Any, where: Array, value: Callab
     if _elementwise(e) and where.shape == e.shape:
         operands = _operands(e, index, value)
         cotangent = np.broadcast_to(np.asarray(g), e.shape)[index]
-        at = ", ".join(f"{name} = {_number(v)}" for name, v in zip(op.inputs, operands, strict=True))
+        known = dict(zip(op.inputs, operands, strict=True))
+        if rule.partial is not None and "z" in names_in(rule.partial):
+            known["z"] = np.asarray(value(e))[index]
+        at = ", ".join(f"{name} = {_number(v)}" for name, v in known.items())
         what += f": {_number(cotangent)} times {_slope(rule, e, index)}, at {at}"
     return Finding("derivative", e, what, _derivative_advice(op, cotangent, e), there, k)
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 import ast
 import dis
 import linecache
+import os
+import re
+import sys
 from functools import lru_cache
 from itertools import pairwise
 from types import CodeType
 
+# What Jupyter's kernels, Colab, IPython and marimo call the code of a cell.
+_CELL = re.compile(r"ipykernel_\d+[/\\]\d+\.py$|<?ipython-input-|__marimo__cell_")
 # First line, last line, first column, last column (in UTF-8 bytes), as both `ast` and code objects count them.
 Span = tuple[int | None, int | None, int | None, int | None]
 
@@ -22,6 +27,21 @@ def span(code: CodeType, lasti: int) -> Span:
         if 2 * i == lasti:
             return position
     return code.co_firstlineno, None, None, None
+
+
+def place(file: str, first: int, last: int | None = None) -> str:
+    """Lines as a reader finds them: `lesson.py:12`, `lesson.py:12–19`, and of a notebook `In[3], line 12`."""
+    through = f"–{last}" if last is not None and last > first else ""
+    if not _CELL.search(file):
+        return f"{os.path.basename(file)}:{first}{through}"
+    return f"{_cell(file)}, line{'s' if through else ''} {first}{through}"
+
+
+def _cell(file: str) -> str:
+    """`In[3]`, as IPython's tracebacks say it, where IPython still knows the number; else `cell`."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    named = shell.compile.format_code_name(file) if shell is not None else None
+    return str(named[1]) if named else "cell"
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from .names import assigned_name, span
+from .names import assigned_name, place, span
 from .value import SCALAR, Number, Spec, Value, strong
 
 if TYPE_CHECKING:
@@ -388,4 +388,4 @@ def describe(entry: Entry) -> str:
     if where is None:
         return text
     source = linecache.getline(*where).strip()
-    return f"{text}, recorded at {os.path.basename(where[0])}:{where[1]}" + (f": {source}" if source else "")
+    return f"{text}, recorded at {place(*where)}" + (f": {source}" if source else "")

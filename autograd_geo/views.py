@@ -8,7 +8,6 @@ views and for the source itself.
 from __future__ import annotations
 
 import linecache
-import os
 import sys
 from inspect import CO_OPTIMIZED
 from sys import getrefcount
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from .names import stores_by_index
+from .names import place, stores_by_index
 from .tape import caller, line_at
 from .value import UNSHARED
 
@@ -65,7 +64,7 @@ def _refusal(t: Tensor, owner: Tensor | None, how: str) -> str:
     if code is not None:
         file, line = line_at(code, lasti)
         source = linecache.getline(file, line).strip()
-        how += f" at {os.path.basename(file)}:{line}" + (f" ({source})" if source else "")
+        how += f" at {place(file, line)}" + (f" ({source})" if source else "")
     source, other = (called(owner), "that") if owner is not None else ("a tensor", "what else was read from it")
     return (
         f"{how}: {called(t)} was read from {source} without a copy, and {other} is still in use. NumPy would write "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,9 @@ from autograd_geo import nn
 from autograd_geo.op import registry
 from autograd_geo.tape import history
 from autograd_geo.tensor import entry_of
+from autograd_geo.viz import render
 from autograd_geo.viz.boxes import LOOP, Box, shown, tree
+from autograd_geo.viz.lesson_page import lesson_data
 from autograd_geo.viz.mathematics import typeset
 from autograd_geo.viz.theme import dark
 from autograd_geo.viz.values import names
@@ -407,6 +410,40 @@ def test_names_are_text_and_nothing_else(name: str, graphviz: bool, request: pyt
     assert not any(key.startswith("on") for e in ElementTree.fromstring(svg).iter() for key in e.attrib)
     readable = re.sub(r"[\x00\x1b\ud800]", "\ufffd", name)
     assert " ".join(readable.split()) in " ".join(texts(svg))
+
+
+def test_nothing_is_said_of_the_systems_fonts() -> None:
+    pytest.importorskip("pygraphviz")
+    code = "import autograd_geo as ag; ag.graph(ag.tensor(1.0, requires_grad=True) * 2).svg()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Fontconfig" not in done.stderr and "<svg" not in done.stdout
+
+
+def test_what_others_write_while_fonts_are_read_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pygraphviz = pytest.importorskip("pygraphviz")
+
+    class Noisy:
+        def __init__(self, **_: object) -> None: ...
+
+        def draw(self, **_: object) -> None:
+            os.write(2, b"Fontconfig warning: reset-dirs\nsomething else\n")
+
+    monkeypatch.setattr(pygraphviz, "AGraph", Noisy)
+    render._load_fonts.__wrapped__()
+    assert capfd.readouterr().err == "something else\n"
+
+
+def test_a_style_reaches_only_what_follows_the_reader() -> None:
+    x = ag.tensor(2.0, requires_grad=True)
+    auto, light, dark = (ag.graph(x * x, theme=theme).svg() for theme in ("auto", "light", "dark"))
+    assert "<style>" in auto and 'class="autograd-geo"' in auto
+    selectors = re.findall(r"([^{}]*)\{(?:fill|stroke):", auto)
+    assert selectors and all(".autograd-geo" in s for s in selectors)
+    drawn = lesson_data(ag.steps(x * x))["drawing"]
+    for other in (light, dark, drawn):
+        assert "<svg" in other and "autograd-geo" not in other and "<style>" not in other
 
 
 def test_a_page_needs_nothing_else_and_its_links_lead_somewhere(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from op_calls import calls, differentiable
 
 import autograd_geo as ag
 from autograd_geo import nn, optim
+from autograd_geo.names import place
 from autograd_geo.op import Op, apply, functions, registry
 from autograd_geo.viz import Lesson, State
 from autograd_geo.viz.text import wants_color
@@ -245,7 +247,7 @@ def test_a_card_tells_rule_numbers_chain_line_and_check() -> None:
         "∂f/∂a = ∂f/∂f·∂f/∂b·∂b/∂a = 1·(-24)·(-4) = 96",
     ]
     assert card.value == "96"
-    assert card.source is not None and card.source.file == "test_steps.py"
+    assert card.source is not None and card.source.place.startswith("test_steps.py:")
     assert card.source.text == "f = ((x + y) * z) ** 2"
     assert card.source.text[card.source.start : card.source.end] == "(x + y) * z"
     assert card.check is not None and card.check.agrees and card.check.ours == -4.0
@@ -359,3 +361,30 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> 
     assert wants_color()
     monkeypatch.setenv("NO_COLOR", "1")
     assert not wants_color()
+
+
+@pytest.mark.parametrize(
+    ("file", "last", "said"),
+    [
+        ("/home/me/lesson.py", None, "lesson.py:3"),
+        ("/home/me/lesson.py", 3, "lesson.py:3"),
+        ("/home/me/lesson.py", 7, "lesson.py:3–7"),
+        ("/tmp/ipykernel_12/979652371.py", None, "cell, line 3"),
+        (r"C:\Temp\ipykernel_12\979652371.py", 7, "cell, lines 3–7"),
+        ("/tmp/ipython-input-1-979652371.py", None, "cell, line 3"),
+        ("<ipython-input-1-0a1b>", None, "cell, line 3"),
+        ("/tmp/marimo_7/__marimo__cell_Hbol_.py", None, "cell, line 3"),
+    ],
+)
+def test_places_are_lines_of_files_or_of_cells(file: str, last: int | None, said: str) -> None:
+    assert place(file, 3, last) == said
+
+
+def test_a_cell_is_called_by_its_number_where_ipython_knows_it() -> None:
+    shells = pytest.importorskip("IPython.core.interactiveshell")
+    shell = shells.InteractiveShell()
+    file = shell.compile.cache("y = x * x", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell)
+        assert place(file, 1) == "In[4], line 1"
+        assert place("<ipython-input-0-gone>", 1) == "cell, line 1"

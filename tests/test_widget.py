@@ -84,3 +84,22 @@ def test_without_anywidget_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     widget._widget_class.cache_clear()
     with pytest.raises(ImportError, match=r"autograd-geo\[viz\]"):
         ag.steps(example()).widget()
+
+
+def test_enter_in_the_answer_is_a_verdict_where_a_notebook_has_a_shortcut_for_it(
+    tab: chromium.Tab, tmp_path: Path
+) -> None:
+    lesson = ag.steps(example())
+    asked = next(step.index for step in lesson if step.question is not None)
+    state = json.dumps(lesson_data(lesson, True)).replace("<", "\\u003c")
+    page = tmp_path / "notebook.html"
+    page.write_text(
+        f'<meta charset="utf-8"><div id="cell"></div><script>{asset("lesson.js")}\n'
+        "document.addEventListener('keydown', (event) => event.preventDefault());\n"
+        f"const player = mountLesson(document.getElementById('cell'), {state}); player.go({asked});</script>", "utf-8"
+    )  # fmt: skip
+    tab.open(page)
+    tab.evaluate("document.querySelector('.asked input').focus()")
+    tab.press("x", "Enter")
+    assert tab.evaluate("document.querySelector('.verdict').textContent") == lesson[asked].question.judge("x")[1]  # type: ignore[union-attr]
+    assert tab.evaluate("document.querySelector('.asked input').closest('[data-lm-suppress-shortcuts]') !== null")

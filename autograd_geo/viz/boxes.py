@@ -6,7 +6,6 @@ again in the same order, are iterations. Both nest.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..names import Span, span
+from ..names import Span, place, span
 from ..tape import Entry, line_at
 from .scopes import Scope, scopes
 
@@ -64,8 +63,7 @@ class Box:
         if not lines:
             return ""
         file = lines[0][0]
-        first, last = lines[0][1], max(line for f, line in lines if f == file)
-        return f"{os.path.basename(file)}:{first}" + (f"–{last}" if last > first else "")
+        return place(file, lines[0][1], max(line for f, line in lines if f == file))
 
 
 Item: TypeAlias = Entry | Box

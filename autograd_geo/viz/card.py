@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import linecache
-import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..expr import Call, Node, Var, names_in
-from ..names import printable, span
+from ..names import place, printable, span
 from ..tape import Entry
 from .difference import Check, check
 from .formulas import (
@@ -51,8 +50,7 @@ TITLES = {
 class Source(NamedTuple):
     """A line of the user's program, and from which character to which it is about the step."""
 
-    file: str
-    number: int
+    place: str
     text: str
     start: int
     end: int
@@ -273,4 +271,4 @@ def source_of(entry: Entry) -> Source | None:
     first = len(encoded[:start].decode(errors="ignore")) if start is not None else 0
     final = len(encoded[:end].decode(errors="ignore")) if end is not None and last == line else len(text)
     margin = len(text) - len(text.lstrip())
-    return Source(os.path.basename(file), line, text.strip(), max(first - margin, 0), final - margin)
+    return Source(place(file, line), text.strip(), max(first - margin, 0), final - margin)

@@ -73,7 +73,7 @@ class Drawing:
         sheet = Digraph(
             graph_attr={
                 "rankdir": self.rankdir, "bgcolor": "transparent", "nodesep": "0.22", "ranksep": "0.42",
-                "class": "autograd-geo", "fontname": FONT, "fontsize": "11", "fontcolor": INK,
+                "fontname": FONT, "fontsize": "11", "fontcolor": INK,
             },
             node_attr={"fontname": FONT, "fontsize": "11", "fontcolor": INK, "shape": "plain"},
             edge_attr={

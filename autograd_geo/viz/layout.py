@@ -47,7 +47,7 @@ def svg(drawing: Drawing) -> str:
     width, height = right - left, bottom - top
     return (
         f'<svg width="{width:.0f}pt" height="{height:.0f}pt" viewBox="{left:.1f} {top:.1f} {width:.1f} {height:.1f}" '
-        f'xmlns="http://www.w3.org/2000/svg"><g class="autograd-geo">{"".join(parts)}</g></svg>'
+        f'xmlns="http://www.w3.org/2000/svg"><g>{"".join(parts)}</g></svg>'
     )
 
 

@@ -10,7 +10,7 @@ const mountLesson = (() => {
       <form class="quiz" hidden>
         <div class="given"></div>
         <label class="asked"><span></span><input inputmode="text" autocomplete="off" spellcheck="false"
-          placeholder="its value"></label>
+          placeholder="its value" data-lm-suppress-shortcuts="true"></label>
         <button class="try">Check</button><button type="button" class="reveal">Show it</button>
         <fieldset><legend>or pick the expression</legend><div class="options"></div></fieldset>
       </form>
@@ -251,6 +251,9 @@ const mountLesson = (() => {
       const value = read(find(".asked input").value);
       answered(value === null ? null : data.questions[position][1].find((option) => close(value, option[0])));
     };
+    // Notebooks have shortcuts of their own for Enter: JupyterLab leaves an input alone that is marked as above, others
+    // where the key does not reach them.
+    find(".asked input").addEventListener("keydown", (event) => event.stopPropagation());
     find(".reveal").onclick = () => { shown.add(position); show(position); find(".next").focus(); };
 
     // --- one step
@@ -343,6 +346,7 @@ const mountLesson = (() => {
       }[event.key];
       if (act) {
         event.preventDefault();
+        event.stopPropagation();
         act();
       }
     });

@@ -96,7 +96,7 @@ class _Packer:
     def source(self, found: Source | None) -> list[int] | None:
         if found is None or not found.text:
             return None
-        return [self.lines.number((f"{found.file}:{found.number}", found.text)), found.start, found.end]
+        return [self.lines.number((found.place, found.text)), found.start, found.end]
 
     def node(self, entry: Entry) -> list[Any]:
         """Name, value, the values it is computed from, the user's line."""
@@ -166,10 +166,9 @@ def _drawing(output: Entry, places: Mapping[Entry, int]) -> str:
     """The graph as SVG, cards `v3` and edges `v2-v3` by the places of values; empty where nothing here can draw it."""
     known = {str(entry.number): str(place) for entry, place in places.items()}
     try:
-        drawn = graph(wrap(output.value, output)).svg()
+        drawn = graph(wrap(output.value, output), theme="light").svg()  # the page gives it its own colours
     except ImportError:
         return ""
-    drawn = re.sub(r"<style>.*?</style>", "", drawn, flags=re.DOTALL)  # colours are those of the page
 
     def placed(match: re.Match[str]) -> str:
         return 'id="' + "-".join([f"v{known.get(number, '')}" for number in match.groups() if number]) + '"'

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ..names import place
 from ..tape import Entry, describe, line_of
 from .annotations import Annotations
 from .boxes import ITERATION, LOOP, MODULE, TAPE, Box, Shown, frames
@@ -110,7 +110,7 @@ class Picture:
             color, tip = MARKED, f"{mark}\n{tip}"
             rows += [colored(line, ALARM) for line in textwrap.wrap(mark, _MARK_WIDTH)]
             if line := line_of(entry):
-                rows.append(muted(f"{os.path.basename(line[0])}:{line[1]}", ALARM))
+                rows.append(muted(place(*line), ALARM))
         return Card(rows, color, "" if entry.op is None else entry.op.symbol, tip=tip)
 
     def _box(self, boxes: Sequence[Box], inside: Sequence[Entry]) -> Card:

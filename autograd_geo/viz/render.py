@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import os
 import re
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +115,35 @@ def _graphviz(dot: str, kind: str) -> bytes | None:
             return piped
         except graphviz.ExecutableNotFound:
             return None
+    _load_fonts()
     drawn: bytes = pygraphviz.AGraph(string=dot).draw(format=kind, prog="dot")
     return drawn
+
+
+@cache
+def _load_fonts() -> None:
+    """Have Graphviz read the system's font settings, without a word on what in them its Fontconfig does not know.
+
+    It is a library in this process, which writes to the file descriptor of standard error; what else arrives there
+    in the meantime is passed on.
+    """
+    import pygraphviz
+
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none
+        return
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            pygraphviz.AGraph(string="digraph { a }").draw(format="svg", prog="dot")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        caught.seek(0)
+        for line in caught:
+            if not line.startswith(b"Fontconfig warning"):
+                os.write(2, line)
 
 
 def _polished(text: str, drawing: Drawing) -> str:

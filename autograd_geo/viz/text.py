@@ -57,8 +57,8 @@ def card_lines(card: Card, kind: str, colored: bool) -> list[str]:
         lines.append(f" {paint(mark, color, colored)} {card.check.text}")
     if card.source is not None and card.source.text:
         s = card.source
-        lines.append(f" {paint(f'{s.file}:{s.number}', '2', colored)}   {s.text}")
-        lines.append(" " * (len(f"{s.file}:{s.number}") + 4 + s.start) + paint("^" * (s.end - s.start), "33", colored))
+        lines.append(f" {paint(s.place, '2', colored)}   {s.text}")
+        lines.append(" " * (len(s.place) + 4 + s.start) + paint("^" * (s.end - s.start), "33", colored))
     return lines
 
 

@@ -30,7 +30,10 @@ def darkened(source: str) -> str:
 
 
 def adaptive(svg: str) -> str:
-    """An SVG element that follows the page, the notebook or the system from light to dark and back."""
+    """An SVG element that follows the page, the notebook or the system from light to dark and back.
+
+    A page may hold several: their rules agree, and the class keeps them from what has a theme of its own.
+    """
     pairs = sorted(set(_ATTRIBUTE.findall(svg)))
 
     def rules(scope: str) -> str:
@@ -43,8 +46,8 @@ def adaptive(svg: str) -> str:
         + rules(f".autograd-geo:not({_LIGHT_PAGE} *)")
         + "}"
     )
-    end = svg.index(">") + 1
-    return f"{svg[:end]}<style>{style}</style>{svg[end:]}"
+    start, end = svg.index("<svg") + 4, svg.index(">") + 1
+    return f'{svg[:start]} class="autograd-geo"{svg[start:end]}<style>{style}</style>{svg[end:]}'
 
 
 def checked(theme: str) -> str:
