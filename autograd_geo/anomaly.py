@@ -5,14 +5,12 @@ A watcher looks at the result of every op, and at the events of every reverse pa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import transform
-from .backward import Local, Write, events
+from .backward import Local, Write
 from .diagnosis import Finding, PassWatch, new_in_value, not_finite, of_value
 from .op import Op, apply
 from .tape import (
@@ -149,16 +147,5 @@ def _belongs_to(e: Entry, made: Entry | None, start: int) -> None:
             entry.name, entry.code, entry.lasti = name, e.code, e.lasti
             stack += entry.inputs  # type: ignore[arg-type]
 
-
-def _watched(*args: Any, quiet: bool = False, **options: Any) -> Iterator[tuple[Any, ...]]:
-    """The events of a reverse pass; where only its result is asked for, all of them are looked at first."""
-    if quiet and mode() & WATCHING:
-        passed: Iterator[tuple[Any, ...]] = watcher().passed(events(*args, **options))
-        return passed
-    return events(*args, quiet=quiet, **options)
-
-
-for _module in (events.__module__, transform.__name__):  # from now on they ask whether to look
-    sys.modules[_module].events = _watched  # type: ignore[attr-defined]
 
 __all__ = ["AnomalyError", "detect_anomaly"]

@@ -17,7 +17,21 @@ from numpy import add, float64, ndarray
 
 from .op import functions
 from .support import Support, may_matter
-from .tape import CONSTANT, CONSUMED, TRACING, Entry, consume, describe, mode, recording, set_grad_enabled, tape, tracer
+from .tape import (
+    CONSTANT,
+    CONSUMED,
+    TRACING,
+    WATCHING,
+    Entry,
+    consume,
+    describe,
+    mode,
+    recording,
+    set_grad_enabled,
+    tape,
+    tracer,
+    watcher,
+)
 from .tensor import Tensor, constant, entry_of, tensor
 from .value import SCALAR, UNSHARED, Value, as_value, from_user
 
@@ -72,6 +86,9 @@ def events(
     A pass that ends in a NaN is made again with the supports of its cotangents: an infinite derivative of what the
     output does not depend on does not count. One that is differentiated again has them in any case.
     """
+    if quiet and mode() & WATCHING:
+        yield from watcher().passed(events(output, seed, retain=retain, traced=traced, since=since, again=again))
+        return
     order, cotangents = tape(output, since, again)
     done = None if retain else _mark if traced else consume
     support, finished = None, False

@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from types import MappingProxyType
 from typing import Any
 
@@ -54,25 +54,33 @@ def _from_float(raw: Callable[[Value, Entry], Value]) -> Callable[[float, Entry]
     return lambda g, entry: raw(np.float64(g), entry)
 
 
-def _floating(value: Value) -> Value:
+def _precision(source: np.dtype[Any], entry: Entry) -> np.dtype[Any]:
+    """The dtype in which a partial of `entry` is computed of an operand."""
+    if source.kind in "iu":
+        return FLOAT64
+    return np.promote_types(source, entry.dtype) if source.kind == entry.dtype.kind == "f" else source
+
+
+def _floating(value: Value, entry: Entry) -> Value:
     value = strong(value)
-    return value.astype(np.float64) if value.dtype.kind in "iu" else value
+    return value if value.dtype == (at := _precision(value.dtype, entry)) else value.astype(at)
 
 
-def _lifted(entry: Entry) -> Tensor:
-    t = wrap(entry.value, entry)
-    return functions["astype"](t, dtype=np.float64) if t.dtype.kind in "iu" else t
+def _lifted(source: Entry, entry: Entry) -> Tensor:
+    t = wrap(source.value, source)
+    return t if t.dtype == (at := _precision(t.dtype, entry)) else functions["astype"](t, dtype=at)
 
 
 # How a rule's code reads what an entry {0} holds into {1}: as it is, as NumPy should see it, as a tensor on the tape.
-_HELD, _LIFTED = "{1} = {0}.value", "{1} = _wrap({0}.value, {0})"
+_LIFTED = "{1} = _wrap({0}.value, {0})"
+_HELD = "{1} = {0}.value if type({0}.value) is float else float({0}.value)"
 _STRONG = "{1} = {0}.value if type({0}.value) is not float else _float64({0}.value)"
-# Partials are computed in floating point: integers of few bits would overflow in them.
-_LIFTED_FLOATING = "{1} = _lifted({0})"
+# Partials are computed in the result's precision: integers of few bits would overflow in them.
+_LIFTED_FLOATING = "{1} = _lifted({0}, entry)"
 _FLOATING = """\
 {1} = {0}.value
 {2}if type({1}) is not _ndarray or {1}.dtype is not _FLOAT64:
-{2}    {1} = _floating({1})"""
+{2}    {1} = _floating({1}, entry)"""
 _READERS = {
     "_floating": _floating,
     "_lifted": _lifted,
@@ -262,11 +270,32 @@ def _pointwise_doc(op: Op, formula: str, doc: str) -> str:
 # --- written in NumPy: linear and custom ----------------------------------------------------------------------
 
 
+def _protected(function: Function) -> Function:
+    """A user's function that cannot write into the arrays it is given, which tapes hold: NumPy raises ValueError."""
+
+    @wraps(function)
+    def run(*args: Any, **attrs: Any) -> Any:
+        arrays = [x for x in args if type(x) is np.ndarray and x.flags.writeable]
+        for x in arrays:
+            x.flags.writeable = False
+        try:
+            return function(*args, **attrs)
+        finally:
+            for x in arrays:
+                x.flags.writeable = True
+
+    return run
+
+
 def _private(forward: Function) -> Function:
-    """A user's function whose result nobody else holds: one that returns its workspace would change tapes later."""
+    """A user's function that can't write into its operands, and whose result nobody else holds.
+
+    One that works in place, or returns its workspace, would change tapes.
+    """
+    protected = _protected(forward)
 
     def run(*operands: Any, **attrs: Any) -> Any:
-        z = forward(*operands, **attrs)
+        z = protected(*operands, **attrs)
         if isinstance(z, np.ndarray) and (z.base is not None or sys.getrefcount(z) > UNSHARED):
             return z.copy()
         return z
@@ -339,13 +368,15 @@ def custom(
         if stray:
             raise ValueError(f"op {forward.__name__!r}: no operand is called {', '.join(sorted(stray))}")
         name, module = forward.__name__.lstrip("_"), _module_of_caller()
-        run = forward if module.startswith("autograd_geo.") else _private(forward)
+        ours = module.startswith("autograd_geo.")
+        run = forward if ours else _private(forward)
+        own: Callable[[Function], Function] = (lambda f: f) if ours else _protected
 
         def rule(k: int) -> Rule | None:
             x = operands[0 if variadic else k]
             if x not in rules:
                 return None
-            made = _written_rule(name, k, x, () if variadic else operands, attrs, rules[x])
+            made = _written_rule(name, k, x, () if variadic else operands, attrs, own(rules[x]))
             return replace(made, text=(latex[x], made.label)) if x in latex else made
 
         op = Op(
@@ -381,9 +412,10 @@ def linear(
         name, module = forward.__name__.lstrip("_"), _module_of_caller()
         run = forward if module.startswith("autograd_geo.") else _private(forward)
         asks = list(inspect.signature(transpose).parameters)
+        back_run = transpose if run is forward else _protected(transpose)
         constants, given = operands[1:], [*operands[1:], *attrs]
         text = f"def _function({', '.join(['g', *constants, 'shape', *attrs])}):\n    return _rule({', '.join(asks)})\n"
-        back = define(f"{name}.T", lambda: text, {"_rule": transpose})
+        back = define(f"{name}.T", lambda: text, {"_rule": back_run})
         raw = _rule_function(
             f"d{name}",
             0,
@@ -392,7 +424,7 @@ def linear(
             asks,
             lambda: [f"return _rule({', '.join(asks)})"],
             _STRONG,
-            {"_rule": transpose},
+            {"_rule": back_run},
         )
         again = f"return _rule({', '.join(['g', *constants, *(f'{k}={k}' for k in attrs)])})"
         raw_again = _rule_function(

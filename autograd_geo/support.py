@@ -44,7 +44,7 @@ class Support:
             if mask is not None:
                 c = self._chosen(mask, c)
                 if mask.shape != source.shape:
-                    mask = self._fit(mask * np.ones(entry.shape, source.dtype), entry, k) != 0
+                    mask = self._fit(mask * self._constant(np.ones(entry.shape, source.dtype)), entry, k) != 0
         else:
             if mask is not None and entry.op.family == "multilinear":
                 entry = self._cleaned(entry, k, mask)

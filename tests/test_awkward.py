@@ -10,7 +10,6 @@ from bench.awkward_engines import COMPILED, ENGINES, Compiled, Engine
 from bench.harness import OURS
 
 NOT_YET = {
-    "v = y[:2]; v *= 10": "a part that was read is a tensor of its own: y is left as it was, without an error",
     "sort of [2, 1, 2], weighted 1, 10, 100": "there is no sort",
     "sort([NaN, 1]) shows the NaN": "there is no sort",
 }

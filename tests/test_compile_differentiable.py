@@ -134,3 +134,19 @@ def test_what_cannot_be_is_refused() -> None:
         ag.compile(changing)(np.ones(2))
     with pytest.raises(TypeError, match="recorded outside"):
         ag.compile(lambda y: y.sum().backward())(p * 2)
+
+
+def test_through_what_was_written_into_a_slice() -> None:
+    def fn(x: Any) -> Any:
+        y = x * 1.0
+        y[:1] *= 4.0
+        return y
+
+    grads = []
+    for f in (fn, ag.compile(fn)):
+        x = ag.tensor(np.ones((2, 2)), requires_grad=True)
+        out = f(x)
+        (out * out).sum().backward()
+        grads.append(x.grad.numpy())
+    np.testing.assert_array_equal(grads[0], [[32.0, 32.0], [2.0, 2.0]])
+    np.testing.assert_array_equal(grads[1], grads[0])

@@ -671,3 +671,29 @@ def test_tape_and_view_survive_a_refusal() -> None:
         v *= variable(3.0)
     (y.sum() + v.sum()).backward()
     np.testing.assert_array_equal(gradient(x), 2 * Y * np.array([[2.0], [1.0]]))
+
+
+# --- code of users' own ops ---------------------------------------------------------------------------------------
+
+
+def test_an_op_cannot_write_into_its_operand() -> None:
+    @ag.custom(x=lambda g: 2.0 * g)
+    def doubled_in_place(x: Any, /) -> Any:
+        x *= 2.0
+        return x
+
+    x = ag.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(ValueError, match="doubled_in_place: .*read-only"):
+        doubled_in_place(x)
+    np.testing.assert_array_equal(x.numpy(), [1.0, 2.0])
+
+
+def test_a_rule_cannot_write_into_the_cotangent() -> None:
+    @ag.custom(x=lambda g: np.multiply(g, 3.0, out=g))
+    def tripled(x: Any, /) -> Any:
+        return 3.0 * x
+
+    a, b = ag.tensor([1.0, 2.0], requires_grad=True), ag.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(ValueError, match="read-only"):
+        (b + tripled(a)).sum().backward()
+    assert a.grad is None and b.grad is None

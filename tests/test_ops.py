@@ -169,3 +169,11 @@ def test_what_leaves_elements_out_says_so(op: Op) -> None:
             out, pull = ag.vjp(scalar_of(op, args, attrs, active), *[np.asarray(args[k]) for k in active])
             for gradient in pull(np.random.default_rng(0).uniform(1, 2, out.shape)):
                 assert np.all(gradient.numpy()), f"{op.name} {attrs}: declare it with selects=True"
+
+
+def test_partials_of_mixed_precision_are_those_of_the_result() -> None:
+    x = ag.tensor(0.1, requires_grad=True)
+    ag.minimum(x, np.array(0.1, np.float32)).backward()  # 0.1 in single precision is larger
+    assert x.grad.item() == 1.0
+    found = ag.grad(lambda x: ag.power(np.float32([3]), x).sum())(0.5).item()
+    np.testing.assert_allclose(found, np.sqrt(3) * np.log(3), rtol=1e-15)

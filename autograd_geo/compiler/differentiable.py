@@ -47,14 +47,13 @@ class Pullback:
         variables = {e: place for e in reached if (place := tracer.place_of_leaf(e)) is not None}
         self._sources = _reader(list(variables.values()))
         seeds = [leaf(as_value(np.ones(t.shape, t.dtype)), TRACED) for t in results.values()]
-        tracer.inputs = {e: Input(e, argument(k)) for k, e in enumerate([*tracer.inputs, *seeds])}
+        given = [*tracer.inputs, *seeds]
+        tracer.inputs = {e: Input(e, argument(k)) for k, e in enumerate(given)}
         cotangents, _ = pulled(
             joined(list(results.values())), [wrap(s.value, s) for s in seeds], list(variables), 0, True, True, True
         )
         program = Program(Graph(tracer), [tracer.source(c) for c in cotangents], [], [])
-        outline = Outline(
-            tuple([e.value for e in tracer.inputs]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))]
-        )
+        outline = Outline(tuple([e.value for e in given]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))])
         self._call = write_call(program, outline)
         self._lock = threading.Lock()
         self._op = Op(
