@@ -17,7 +17,6 @@ from .tape import (
     ACTIVE,
     CONSTANT,
     TRACING,
-    WATCHING,
     Entry,
     caller,
     leaf,
@@ -25,7 +24,6 @@ from .tape import (
     next_number,
     value_of,
     watched_by,
-    watcher,
 )
 from .tensor import Tensor, entry_of
 from .value import NUMBERS, Value, from_user

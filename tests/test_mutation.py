@@ -683,7 +683,7 @@ def test_an_op_cannot_write_into_its_operand() -> None:
         return x
 
     x = ag.tensor([1.0, 2.0], requires_grad=True)
-    with pytest.raises(ValueError, match="doubled_in_place: .*read-only"):
+    with pytest.raises(ValueError, match=r"doubled_in_place: .*read-only"):
         doubled_in_place(x)
     np.testing.assert_array_equal(x.numpy(), [1.0, 2.0])
 
