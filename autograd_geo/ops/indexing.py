@@ -259,3 +259,26 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Tensor:
     z = _take_along_axis(x, indices, axis)
     _stay_within(indices.astype(np.intp), np.shape(x)[axis])
     return z
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+@custom(samples=(sample((5,)), sample((3, 4)), sample((3, 4), axis=0)))
+def argsort(x: Any, /, axis: int = -1, kind: str | None = None) -> Any:
+    """The indices that sort along `axis`, equal elements in the order they have; integers carry no gradient.
+
+    `kind` is NumPy's; the order is stable whatever it says.
+    """
+    return np.argsort(x, axis=axis, kind="stable")
+
+
+def _sorted_back(g: Any, x: Any, axis: int) -> Any:
+    order = np.argsort(x, axis=axis, kind="stable")
+    return np.take_along_axis(g, np.argsort(order, axis=axis, kind="stable"), axis=axis)
+
+
+@custom(x=_sorted_back, samples=(sample((5,)), sample((3, 4)), sample((3, 4), axis=0)))
+def sort(x: Any, /, axis: int = -1) -> Any:
+    """The elements in ascending order along `axis`, NaN last; each gets the gradient of the place it came to."""
+    return np.sort(x, axis=axis, kind="stable")
