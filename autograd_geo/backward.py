@@ -97,8 +97,9 @@ def events(
             support = Support(output, traced) if may_matter(order) else None
         else:
             found, passed = dict(cotangents), list[Entry]()
-            for _ in _loop(output, seed, order, found, traced, True, passed.append):
-                pass
+            with np.errstate(divide="ignore", invalid="ignore"):  # of what may not count
+                for _ in _loop(output, seed, order, found, traced, True, passed.append):
+                    pass
             if _has_nan(found.values(), traced, order):
                 support = Support(output, traced)
             elif quiet:

@@ -56,7 +56,8 @@ class Support:
         return c
 
     def _run(self, rule: Rule, g: Any, entry: Entry) -> Any:
-        return rule.traced(g, entry) if self._traced else rule.raw(strong(g), entry)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of what does not count
+            return rule.traced(g, entry) if self._traced else rule.raw(strong(g), entry)
 
     def _fit(self, c: Any, entry: Entry, k: int) -> Any:
         from .backward import fit
