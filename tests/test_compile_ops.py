@@ -59,9 +59,9 @@ def check(op: Op, args: list[Any], attrs: dict[str, Any], dtype: Any, rtol: floa
             scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0) if wanted.dtype.kind == "f" else 0.0
             np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol * scale, err_msg=str((op.name, args, attrs)))
     assert not active or compiled.recordings == 1
-    if functions[op.name].__module__.startswith("autograd_geo."):
+    if functions[op.name].__module__.startswith("autograd_geo.") and op.name not in ("sort", "argsort"):
         steps = [s for r in compiled.recorded for s in r.program.steps]
-        assert all(s.kernel is not None for s in steps), "ops of the library are not called back"
+        assert all(s.kernel is not None for s in steps), "of the library's ops only sorting is called back"
 
 
 @pytest.mark.parametrize("op", OPS)

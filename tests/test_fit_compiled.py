@@ -187,20 +187,15 @@ def test_a_loss_that_reads_values_is_given_up_on() -> None:
 
 @contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
-    """Ctrl-C after some time, and again: one that meets a finaliser or a collector's callback is lost in Python."""
-    over = threading.Event()
-
-    def press() -> None:
-        while not over.wait(seconds):
-            signal.raise_signal(signal.SIGINT)
-
-    presser = threading.Thread(target=press)
-    presser.start()
+    """Ctrl-C after some time, also where the shell that started the tests has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
+    timer.start()
     try:
         yield
     finally:
-        over.set()
-        presser.join()
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_leaves_the_last_finished_step() -> None:
