@@ -256,7 +256,7 @@ def test_ufunc_methods_that_are_recorded(call: Callable[[Any], Any]) -> None:
 
 X3 = np.array([1.0, 2.0, 3.0])
 UNSUPPORTED: dict[str, Callable[[Any], Any]] = {
-    "np.sort": lambda x: np.sort(x),
+    "np.partition": lambda x: np.partition(x, 1),
     "np.median": lambda x: np.median(x),
     "np.percentile": lambda x: np.percentile(x, 50),
     "np.interp": lambda x: np.interp(1.5, X3, x),

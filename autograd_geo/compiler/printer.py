@@ -371,7 +371,7 @@ class Printer:
         anywhere: list[str | int] = [*loops, *[0] * (len(self.shape) - self.rows)]
         for k, inside in enumerate([*self.stages.inside, []]):
             first = (*[a for a, _ in outer], *[0] * (len(self.shape) - self.rows))
-            lines += self._computed(self.stages.between[k], first, anywhere, names, f"t{k}_")
+            lines += self._computed(self.stages.between[k], first, anywhere, names, f"u{k}_")
             done = [n for n in inside if n.kind == REDUCE and self.region.is_per_row(n)]
             lines += [line for n in done for line in self._start(n)]
             for box in boxes if inside else ():
