@@ -25,17 +25,17 @@ class Engine:
     """
 
     def __init__(self, library: Library, functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
-        self.library = library
+        self.engine = library
         self.functions = functions or {}
 
     def __getattr__(self, name: str) -> Any:
-        found = self.functions.get(name) or getattr(self.library.xp, name, None)
+        found = self.functions.get(name) or getattr(self.engine.xp, name, None)
         if found is None:
             raise Missing(name)
         return found
 
     def constant(self, x: Any) -> Any:
-        return self.library.constant(x)
+        return self.engine.constant(x)
 
     def array(self, x: Any) -> Any:
         """The value of what the engine computed, without a copy where it allows that."""
@@ -67,9 +67,9 @@ class Engine:
         return self.pull(fn, *values)
 
     def leaf(self, x: Any) -> Any:
-        if self.library.leaf is None:
+        if self.engine.leaf is None:
             raise Missing("leaf")
-        return self.library.leaf(x)
+        return self.engine.leaf(x)
 
 
 class Transforming(Engine):
@@ -80,7 +80,7 @@ class Transforming(Engine):
 
     def pull(self, fn: Callable[..., Any], *values: Any, seed: Any = None, then: Any = None, times: int = 1) -> Any:
         if seed is None:
-            gradients = [self.library.gradient(fn)(*values) for _ in range(times)][-1]
+            gradients = [self.engine.gradient(fn)(*values) for _ in range(times)][-1]
         else:
             gradients = self.vjp(fn, *values)(seed)
         if then is not None:

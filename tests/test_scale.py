@@ -5,7 +5,6 @@ With AUTOGRAD_GEO_LONG=1 in the environment, lessons and drawings are of a milli
 
 from __future__ import annotations
 
-import gc
 import inspect
 import os
 import sys
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from collector import alive
 
 import autograd_geo as ag
 from autograd_geo.backward import Local, events
-from autograd_geo.tape import Entry, history, value_of
+from autograd_geo.tape import history, value_of
 from autograd_geo.tensor import entry_of
 
 MILLION = 1_000_000
@@ -37,20 +37,6 @@ def chain(length: int) -> tuple[ag.Tensor, ag.Tensor]:
     for _ in range(length):
         y = y * 1.0000001
     return x, y
-
-
-def alive() -> int:
-    """How many entries the process holds."""
-    return sum(type(o) is Entry for o in gc.get_objects())
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Only reference counts free anything: a reference cycle shows as a leak."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture

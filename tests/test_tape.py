@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from collector import alive
 
 import autograd_geo as ag
 from autograd_geo.backward import Local, events
@@ -38,20 +39,6 @@ def entry(t: ag.Tensor) -> Entry:
 
 def ops_of(t: ag.Tensor) -> list[str]:
     return ["leaf" if e.op is None else e.op.name for e in history(entry(t))]
-
-
-def alive() -> int:
-    """How many entries the process holds."""
-    return sum(type(o) is Entry for o in gc.get_objects())
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Only reference counts free anything: a reference cycle shows as a leak."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture(autouse=True)
