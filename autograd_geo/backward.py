@@ -7,7 +7,8 @@ transforms drain it, a lesson steps through it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from math import prod
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +17,7 @@ import numpy as np
 from numpy import add, float64, ndarray
 
 from .op import functions
-from .support import Support, may_matter
+from .support import Support, doubts
 from .tape import (
     CONSTANT,
     CONSUMED,
@@ -30,9 +31,10 @@ from .tape import (
     set_grad_enabled,
     tape,
     tracer,
+    value_of,
     watcher,
 )
-from .tensor import Tensor, constant, entry_of, tensor
+from .tensor import Tensor, constant, entry_of, tensor, wrap
 from .value import SCALAR, UNSHARED, Value, as_value, from_user
 
 
@@ -94,7 +96,7 @@ def events(
     support, finished = None, False
     if any(map(_selects, order)):
         if traced and recording():
-            support = Support(output, traced) if may_matter(order) else None
+            support = Support(output, traced) if doubts(order) else None
         else:
             found, passed = dict(cotangents), list[Entry]()
             with np.errstate(divide="ignore", invalid="ignore"):  # of what may not count
@@ -183,15 +185,32 @@ def _loop(
 _ALONE = UNSHARED + 1
 
 
-def _has_nan(ends: Iterable[Any], traced: bool, order: Sequence[Entry]) -> bool:
+def _has_nan(ends: Collection[Any], traced: bool, order: Sequence[Entry]) -> bool:
     """Whether a pass over `order` ended in a NaN that supports may explain. A tracer notes the answer."""
+    ends = [g for g in ends if g is not None]
     if traced and mode() & TRACING:
+        return _may_have_nan(ends, order)
+    return any(map(_is_nan, ends)) and bool(doubts(order))
+
+
+def _may_have_nan(ends: Sequence[Any], order: Sequence[Entry]) -> bool:
+    """The same by operations that are recorded. Products that are finite tell early that there is no NaN."""
+    found = doubts(order)
+    if not found:
+        return False
+    if found.elsewhere or sum(prod(e.shape) for e in found.products) > _EARLY * sum(prod(g.shape) for g in ends):
         count = tensor(0)
-        for g in ends if may_matter(order) else ():
-            if g is not None:
-                count = count + functions["sum"](functions["isnan"](g))
+        for g in ends:
+            count = count + functions["sum"](functions["isnan"](g))
         return bool(count > 0)
-    return any(_is_nan(g) for g in ends if g is not None) and may_matter(order)
+    zero = tensor(0.0)  # or NaN
+    for entry in found.products:
+        zero = zero + functions["sum"](wrap(value_of(entry), entry) * 0.0)
+    return not bool(zero == 0)
+
+
+#: Products with so many elements to each of a gradient are looked at instead: updates need not wait for them.
+_EARLY = 4
 
 
 def _is_nan(g: Any) -> bool:

@@ -7,12 +7,12 @@ is no such zero: at x = 0, exp(log(x)) has the derivative 0 * inf, which nobody 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .expr import ZERO, Num
+from .expr import ZERO, Call, Num, Var
 from .op import Op, Rule, functions
 from .tape import CONSTANT, TRACING, Entry, duplicate, leaf, mode
 from .tensor import Tensor, constant, entry_of, wrap
@@ -141,13 +141,25 @@ def _numbers(entry: Entry) -> Value:
     return as_value(_random(1, 2, entry.shape).astype(entry.dtype))
 
 
-def may_matter(order: Iterable[Entry]) -> bool:
-    """Whether a pass over these entries, latest first, may meet a derivative outside the support of its cotangent.
+class Doubts(NamedTuple):
+    """Where a pass may meet an infinite or undefined derivative outside the support of its cotangent."""
 
-    If not, a NaN among its gradients is a NaN with supports too.
+    #: Products, whose derivatives are operands: finite where what they make is.
+    products: Sequence[Entry]
+    elsewhere: bool
+
+    def __bool__(self) -> bool:
+        return self.elsewhere or bool(self.products)
+
+
+def doubts(order: Iterable[Entry]) -> Doubts:
+    """Whether supports may matter in a pass over these entries, latest first.
+
+    If there are no doubts, a NaN among its gradients is a NaN with supports too.
     """
     partly: set[Any] = set()
     known: dict[Any, bool] = {}
+    products: dict[Entry, None] = {}
     for entry in order:
         op, part = entry.op, entry in partly
         assert op is not None
@@ -156,10 +168,16 @@ def may_matter(order: Iterable[Entry]) -> bool:
                 continue
             if op.family == "pointwise":
                 leaves_out = rule.support is not None
-                if (part and type(rule.partial) is not Num) or (leaves_out and rule.partial == ZERO):
-                    return True
+                if leaves_out and rule.partial == ZERO:
+                    return Doubts((), elsewhere=True)
+                if part and type(rule.partial) is Var:  # an operand, or the output
+                    products[entry] = None
+                elif part and not _is_bounded(rule.partial):
+                    return Doubts((), elsewhere=True)
+            elif part and op.family == "multilinear":
+                products[entry] = None
             elif part and not _tells_itself(op):
-                return True
+                return Doubts((), elsewhere=True)
             elif leaves_out := op.selects:
                 key = op, k, source.spec, repr(entry.attrs)
                 if key not in known:
@@ -168,7 +186,14 @@ def may_matter(order: Iterable[Entry]) -> bool:
                 leaves_out = known[key]
             if part or leaves_out:
                 partly.add(source)
-    return False
+    return Doubts(tuple(products), elsewhere=False)
 
 
-__all__ = ["Support", "may_matter"]
+def _is_bounded(partial: Any) -> bool:
+    """Whether a partial derivative is one of some numbers, such as 0 or 1, at any point."""
+    if type(partial) is Call:
+        return partial.fn == "where" and all(map(_is_bounded, partial.args[1:]))
+    return type(partial) is Num
+
+
+__all__ = ["Doubts", "Support", "doubts"]

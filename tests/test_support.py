@@ -146,6 +146,41 @@ def test_a_masked_loss_of_a_network_with_missing_values() -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("width", [2, 40])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_compiled_training_step_meets_a_masked_row(width: int, bad: float) -> None:
+    """Products tell that all is finite, or that it is not: of few elements they do, else the gradients."""
+    rng = np.random.default_rng(0)
+    x, y, known = rng.normal(size=(6, width)), rng.normal(size=(6, 1)), np.ones((6, 1), bool)
+    broken, but = x.copy(), known.copy()
+    broken[1], but[1] = bad, False
+
+    def trained(compiled: bool) -> tuple[list[Any], int]:
+        ag.seed(0)
+        model = ag.nn.Sequential(ag.nn.Linear(width, 5), ag.nn.ReLU(), ag.nn.Linear(5, 1))
+        optimizer = ag.optim.SGD(model.parameters(), lr=0.01)
+
+        def step(x: Any, known: Any) -> Any:
+            optimizer.zero_grad()
+            loss = (ag.where(known, model(x) - y, 0.0) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = ag.compile(step) if compiled else step
+        for data in ((x, known), (broken, but), (x, known)):
+            run(ag.tensor(data[0]), ag.tensor(data[1]))
+        if compiled:
+            assert not run.recorded[-1].program.copied  # updates need not wait
+        return [p.numpy() for p in model.parameters()], run.recordings if compiled else 0
+
+    (found, recordings), (wanted, _) = trained(True), trained(False)
+    assert recordings == 2
+    for a, b in zip(found, wanted, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
 @pytest.mark.parametrize("fn", [lambda x: ag.exp(ag.log(x)), lambda x: ag.sqrt(x) ** 2, lambda x: x * ag.log(x)])
 def test_a_zero_that_arithmetic_made_hides_nothing(fn: Any) -> None:
     """0 * inf is not known to be 0: the derivatives are 1, 1 and -inf."""

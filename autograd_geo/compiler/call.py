@@ -135,7 +135,9 @@ class _Writer:
             return ["execute()", *taken, *self._checks(), "try:", "    commit()", "finally:", *_indented(put, 1)]
         lines = []
         if self.outline.reads:
-            lines += ["if ran is None:", "    look()", *_indented([*taken, *self._checks()], 1)]
+            checks = self._checks()
+            numbers = any(is_number(self.program.plan.outputs[k]) for _, k in self.outline.reads)
+            lines += ["if ran is None:", "    look()", *_indented([*(taken if numbers else []), *checks], 1)]
         if not self.after:
             return [*lines, "execute()", *taken]
         # What was written in place belongs to what is put back, come what may.
@@ -221,9 +223,15 @@ class _Writer:
         """Whether what Python looked at came out as it was; if not, random draws are taken back."""
         if not self.outline.reads:
             return []
-        holds = " and ".join(f"{self.bind(read)}.holds({self._output(k)})" for read, k in self.outline.reads)
+        holds = " and ".join(self._holds(read, k) for read, k in self.outline.reads)
         rewound = [f"{self.bind(g)}.rewind({name})" for name, g in self.marks.items()]
         return [f"if not ({holds}):", *_indented([*rewound, "return MISMATCH"], 1)]
+
+    def _holds(self, read: Read, k: int) -> str:
+        view = self.program.views.get(self.program.slot(self.program.plan.outputs[k]))
+        if view is not None and view.dtype == bool and view.size == 1 and read.convert is bool:
+            return f"{self.bind(view)}.item() is {bool(read.expected)}"
+        return f"{self.bind(read)}.holds({self._output(k)})"
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 

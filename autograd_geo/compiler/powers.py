@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from functools import cache
+from sys import float_info
 from typing import Any
 
 from .. import expr
@@ -43,11 +44,17 @@ def powers_in(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> expr.Node:
     return _powers(substitute(op.body, known), single, floats)
 
 
+def _root_of_float(x: expr.Node) -> expr.Node:
+    """x**0.5 by a square root: 0 at -0, and infinite at -inf."""
+    root = expr.Call("sqrt", (expr.Call("+", (x, expr.Num(0.0))),))
+    return expr.Call("where", (expr.Call("<", (x, expr.Num(-float_info.max))), expr.Call("abs", (x,)), root))
+
+
 def _powers(node: expr.Node, single: Set[str], on_floats: bool) -> expr.Node:
     """The expression with powers as NumPy takes them: x**2 and its like are products.
 
-    An exponent of 0.5 for a whole array (a literal, or an operand of one element) is a square root, which differs at
-    -0 and -inf; Python floats have no such case.
+    An exponent of 0.5 for a whole array (a literal, or an operand of one element) is a square root, as NumPy has it.
+    Of a Python float it is a power, which differs at -0 and -inf.
     """
     if not isinstance(node, expr.Call):
         return node
@@ -62,8 +69,7 @@ def _powers(node: expr.Node, single: Set[str], on_floats: bool) -> expr.Node:
             1.0: x, 2.0: square, 3.0: expr.Call("*", (square, x)), 4.0: expr.Call("*", (square, square)),
             -1.0: inverse, -2.0: expr.Call("*", (inverse, inverse)),
         }  # fmt: skip
-        if not on_floats:
-            known[0.5] = root
+        known[0.5] = _root_of_float(x) if on_floats else root
         return known.get(exponent.value, expr.Call("**", args))
     if on_floats or not expr.names_in(exponent) <= single:
         return expr.Call("**", args)

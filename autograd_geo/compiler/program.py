@@ -71,7 +71,11 @@ class Program:
         self, graph: Graph, outputs: Sequence[Entry], updates: Sequence[tuple[int, Entry | None]], looks: Sequence[int]
     ) -> None:
         nodes = scalars.lower(graph, outputs)
-        self.plan: Plan = plan(nodes)
+        updated = {k for k, _ in updates}
+        # A number that came before all changes, such as a loss, still does, so that one can look at it first.
+        change = min([nodes[k].rank for k in updated], default=0)
+        first = [*looks, *[k for k, n in enumerate(nodes) if n.size == 1 and n.rank < change and k not in updated]]
+        self.plan: Plan = plan(nodes, first if looks else ())
         self.specs = [(n.shape, n.dtype) for n in nodes]
         self.inputs: dict[Node, Input] = {node: graph.tracer.inputs[entry] for entry, node in graph.inputs.items()}
         self.calls_back = any(isinstance(s, Node) and s.kind == CALL for s in self.plan.steps)
@@ -88,28 +92,24 @@ class Program:
                 taken.add(old)
             self.updates.append(found[key])
         self.cells = list(found.values())
-        updated = {k for k, _ in updates}
         #: The nodes that are results, and what their memory holds.
         self.results = dict.fromkeys(n for k, n in enumerate(self.plan.outputs) if k not in updated)
-        self._place_updates()
+        self._place_updates([self.plan.outputs[k] for k in first])
         self.steps = [self._step(s) for s in self.plan.steps]
         self._lay_out()
         self._encode()
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
-    def _place_updates(self) -> None:
-        """Find which updates can be written in place; the others are copied there at the end."""
+    def _place_updates(self, first: Sequence[Node]) -> None:
+        """Find which updates can be written in place, after `first`; the others are copied there at the end."""
         at = self.plan.positions
         readers: dict[Node, list[Node]] = {}
         for node in at:
             for a in node.args:
                 for root in sources(a):
                     readers.setdefault(root, []).append(node)
-        # A number that came before all changes, such as a loss, still does, so that one can look at it first.
-        first_change = min([cell.new.rank for cell in self.cells], default=0)
-        numbers = [n for n in self.results if n.size == 1 and n.rank < first_change]
-        looked_at = max([at[n] for n in (*self._looks, *numbers)], default=-1)
+        looked_at = max([at[n] for n in first], default=-1)
         self.direct: dict[Node, Cell] = {}
         self.into: dict[Node, Node] = {}  # what is written into the memory of an input
         self.copied: list[Cell] = []

@@ -183,8 +183,8 @@ def sources(node: Node) -> list[Node]:
     return [r for a in node.args for r in sources(a)] if node.kind in (MOVE, GATHER) else [node]
 
 
-def plan(outputs: Sequence[Node]) -> Plan:
-    """Group what outputs need into steps."""
+def plan(outputs: Sequence[Node], first: Sequence[int] = ()) -> Plan:
+    """Group what outputs need into steps; those of the outputs numbered in `first` come before all others."""
     nodes = _ordered(outputs)
     _turn_products(nodes, outputs)
     copies: dict[Node, Node] = {}
@@ -203,15 +203,19 @@ def plan(outputs: Sequence[Node]) -> Plan:
         elif node.kind in (MAP, REDUCE):
             taken = [a for a in node.args if _stands_apart(a, node) and copies.get(a) is not node]
             node.args = tuple(copied(a) if a in taken else a for a in node.args)
-    nodes = _ordered(final)
+    early = dict.fromkeys(_ordered([final[k] for k in first]))
+    late = [n for n in _ordered(final) if n not in early]
+    nodes = [*early, *late]
 
     placing = _Placing(nodes, final)
     placing.roots.update(copies.values())
-    for node in nodes:
-        if node.kind in _ALONE:
-            placing.alone(node)
-        elif node.kind == REDUCE or (node.kind == MAP and node in placing.roots):
-            placing.place(node)
+    for part in (list(early), late):
+        placing.begin(part)
+        for node in part:
+            if node.kind in _ALONE:
+                placing.alone(node)
+            elif node.kind == REDUCE or (node.kind == MAP and node in placing.roots):
+                placing.place(node)
     steps, home = placing.steps, placing.home
 
     stored: set[Node] = set()
@@ -280,6 +284,14 @@ class _Placing:
                     if root is not None:
                         self.roots.add(root)
         self._kept = {root for n in outputs if (root := storage(n)) is not None}
+        self._begun = 0  # the step before which no region takes on more
+        self._not_yet: set[Node] = set()
+
+    def begin(self, part: Sequence[Node]) -> None:
+        """What comes next is in steps of its own: no output of what comes later is among them."""
+        self._latest.clear()
+        self._begun = len(self.steps)
+        self._not_yet = self._kept.difference(part)
 
     def alone(self, node: Node) -> None:
         """A step of its own."""
@@ -321,7 +333,7 @@ class _Placing:
         if node.kind != MAP or not homes:
             return False
         region = max(homes, key=lambda r: r.position)
-        if not region.fits_rows(node) or len(region.nodes) >= MOST_NODES:
+        if region.position < self._begun or not region.fits_rows(node) or len(region.nodes) >= MOST_NODES:
             return False
         if any(self._row_home(a) is not region and position(a, self.positions) >= region.position for a in node.args):
             return False
@@ -357,7 +369,7 @@ class _Placing:
                     continue
                 tried.add(user)
                 nodes = self._closure([user], 3)
-                if nodes and obstacle(nodes, region, self.positions) is None:
+                if nodes and self._not_yet.isdisjoint(nodes) and obstacle(nodes, region, self.positions) is None:
                     if self._gain(nodes) > 0:
                         self._add(region, nodes)
                         frontier += nodes
