@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import cuda as cuda
+from . import device as device
 from . import ops, random
 from .backward import backward
 from .check import GradientError, check_dot, check_grad, check_taylor
@@ -45,9 +47,9 @@ __version__ = "0.1.0"
 _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
     "AnomalyError", "CheckpointError", "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot",
-    "check_grad", "check_taylor", "compile", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye", "full",
-    "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "load", "multilinear", "no_grad",
-    "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled", "steps", "tensor",
+    "check_grad", "check_taylor", "compile", "cuda", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye",
+    "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "load", "multilinear",
+    "no_grad", "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled", "steps", "tensor",
     "value_and_grad", "vjp", "zeros", *_SUBMODULES,
     *(name for name in _functions if name in globals()),
 ]  # fmt: skip

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy import add, float64, ndarray
 
-from .op import functions
+from .cuda.array import DeviceArray
+from .op import Rule, functions
 from .support import Support, doubts
 from .tape import (
     CONSTANT,
@@ -154,6 +155,8 @@ def _loop(
                     c = rule.raw(float64(g), entry)
             elif traced:
                 c = rule.traced(g, entry)
+            elif type(g) is DeviceArray:
+                c = _on_device(rule, g, entry)
             else:
                 c = rule.raw(g, entry)
             spec = source.spec
@@ -183,6 +186,12 @@ def _loop(
 
 
 _ALONE = UNSHARED + 1
+
+
+def _on_device(rule: Rule, g: Any, entry: Entry) -> Value:
+    """The same by ops on tensors, which run where their operands are."""
+    with set_grad_enabled(False):
+        return rule.traced(wrap(g), entry)._value
 
 
 def _has_nan(ends: Collection[Any], traced: bool, order: Sequence[Entry]) -> bool:
@@ -216,6 +225,9 @@ _EARLY = 4
 def _is_nan(g: Any) -> bool:
     """Whether a cotangent has a NaN in it."""
     g = g._value if isinstance(g, Tensor) else g
+    if type(g) is DeviceArray:
+        g = functions["max"](functions["isnan"](wrap(g))).numpy()
+        return bool(g)
     if type(g) is ndarray:
         return bool(np.isnan(np.vdot(g, g)))  # squares: no infinities cancel
     return bool(g != g)
@@ -224,6 +236,11 @@ def _is_nan(g: Any) -> bool:
 def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
     """A contribution in its input's shape and dtype: what the op broadcast is summed."""
     shape, dtype = source.spec
+    if type(c) is DeviceArray:
+        if (c.shape, c.dtype) == (shape, dtype):
+            return c
+        with set_grad_enabled(False):
+            return fit(wrap(c), entry, k, source)._value
     if type(c) is ndarray and c.dtype is dtype and c.shape[1:] == shape:
         return as_value(add.reduce(c))  # over the first axis: a bias, say
     c = c if isinstance(c, Tensor) else np.asarray(c)
@@ -287,7 +304,12 @@ Tensor.backward = backward
 
 
 def seed_of(output: Tensor, gradient: Any) -> Value:
-    """The cotangent a pass starts with, checked. Raises ValueError, TypeError."""
+    """The cotangent a pass starts with, checked, where the output is. Raises ValueError, TypeError."""
+    seed = _checked_seed(output, gradient)
+    return wrap(seed).to("cuda")._value if type(output._value) is DeviceArray else seed
+
+
+def _checked_seed(output: Tensor, gradient: Any) -> Value:
     shape, dtype = output.shape, output.dtype
     if gradient is None:
         if output.size != 1:

@@ -19,6 +19,7 @@ import numpy as np
 
 from . import expr
 from .contract import product_shape
+from .cuda.array import DeviceArray
 from .memory import MANY, afford
 from .tape import (
     ACTIVE,
@@ -154,7 +155,9 @@ class Op:
         afford(self.name, shape, dtype, f" of shapes {' and '.join(map(str, shapes))}")
 
     def evaluate(self, values: Sequence[Any], attrs: Mapping[str, Any]) -> Value:
-        """The op's value for NumPy inputs. Errors name the op and the shapes."""
+        """The op's value for NumPy inputs, or such on the GPU. Errors name the op and the shapes."""
+        if DeviceArray in map(type, values):
+            return _on_device(self, values, dict(attrs))
         self.afford(values, attrs)
         try:
             return as_value(self.forward(*values, **attrs))
@@ -295,11 +298,14 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
             values.append(_array(op, len(values), x))
             sources.append(None)
         bit <<= 1
-    op.afford(values, attrs)
-    try:
-        z = op.forward(*values, **attrs)
-    except (ValueError, IndexError, TypeError) as error:
-        raise _explained(op, error, values, attrs) from error
+    if DeviceArray in map(type, values):
+        z = _on_device(op, values, attrs, operands)
+    else:
+        op.afford(values, attrs)
+        try:
+            z = op.forward(*values, **attrs)
+        except (ValueError, IndexError, TypeError) as error:
+            raise _explained(op, error, values, attrs) from error
     if type(z) is not np.ndarray or not z.shape:
         z = as_value(z)
     t = wrap(z)
@@ -330,6 +336,15 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         entry.value = z if keep_output else None
         entry.spec = (z.shape, z.dtype)
     return t
+
+
+def _on_device(op: Op, values: Sequence[Any], attrs: dict[str, Any], operands: Sequence[Any] = ()) -> Value:
+    from .device import evaluate
+
+    try:
+        return evaluate(op, values, attrs, operands)
+    except (ValueError, IndexError, TypeError) as error:
+        raise _explained(op, error, values, attrs) from error
 
 
 def _array(op: Op, k: int, x: Any) -> Value:

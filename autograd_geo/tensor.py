@@ -14,6 +14,7 @@ from weakref import ref
 
 import numpy as np
 
+from .cuda.array import DeviceArray
 from .tape import ACTIVE, CONSTANT, TRACING, Entry, caller, describe, leaf, mode, recording, succeed, tracer
 from .value import UNSHARED, Value, as_value, from_user
 from .views import refuse_view
@@ -55,6 +56,7 @@ class Tensor:
         __invert__: Callable[[Tensor], Tensor]
         __setitem__: ClassVar[Callable[[Tensor, Any, Any], None]]
         backward: Callable[..., None]
+        to: Callable[..., Tensor]
 
         def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
 
@@ -75,6 +77,11 @@ class Tensor:
     @property
     def size(self) -> int:
         return 1 if type(self._value) is float else int(self._value.size)
+
+    @property
+    def device(self) -> str:
+        """Where the value is: "cpu", or "cuda" for the memory of a GPU."""
+        return "cuda" if type(self._value) is DeviceArray else "cpu"
 
     @property
     def T(self) -> Tensor:
@@ -149,7 +156,7 @@ class Tensor:
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The value as a read-only array, without a copy. It is cut from the tape and never changes later."""
-        array = np.asarray(tracer().read(self) if mode() & TRACING else self._value)
+        array = np.asarray(self._on_host())
         if isinstance(array.base, np.ndarray):
             array.base.flags.writeable = False  # else NumPy would let anyone make the view writable again
         array.flags.writeable = False
@@ -159,13 +166,17 @@ class Tensor:
         """The one number in this tensor, as a Python number, cut from the tape."""
         if self.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
-        value = tracer().read(self) if mode() & TRACING else self._value
+        value = self._on_host()
         return value if type(value) is float else value.item()
 
     def tolist(self) -> Any:
         """The value as (nested lists of) Python numbers."""
-        value = tracer().read(self) if mode() & TRACING else self._value
+        value = self._on_host()
         return value if type(value) is float else value.tolist()
+
+    def _on_host(self) -> Value:
+        value = tracer().read(self) if mode() & TRACING else self._value
+        return as_value(value.numpy()) if type(value) is DeviceArray else value
 
     def detach(self) -> Tensor:
         """The same value, not recorded."""
@@ -205,7 +216,7 @@ class Tensor:
             )
         if mode() & TRACING:
             return bool(tracer().read(self, bool))
-        return bool(self._value)
+        return bool(self._on_host())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if self.requires_grad and recording():
@@ -245,8 +256,9 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        body = np.array2string(np.asarray(self._value), separator=", ", prefix="tensor(", threshold=1000)
+        body = np.array2string(np.asarray(self._on_host()), separator=", ", prefix="tensor(", threshold=1000)
         notes = "" if self.dtype in (np.float64, np.int64, np.bool_) else f", dtype={self.dtype}"
+        notes += ', device="cuda"' if self.device == "cuda" else ""
         if self.requires_grad:
             op = self._entry.op if self._entry is not None else None
             notes += ", requires_grad=True" if op is None else f", op={op.name}"
@@ -258,12 +270,12 @@ class Tensor:
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be deep-copied, and this is {describe(entry_of(self))}; use .detach()")
-        return _rebuild(type(self), np.array(self._value), self.requires_grad, self.name)
+        return _rebuild(type(self), np.array(self._on_host()), self.requires_grad, self.name)
 
     def __reduce__(self) -> Any:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be pickled, and this is {describe(entry_of(self))}; use .detach()")
-        return _rebuild, (type(self), np.array(self._value), self.requires_grad, self.name)
+        return _rebuild, (type(self), np.array(self._on_host()), self.requires_grad, self.name)
 
     # --- backward and in place --------------------------------------------------------------------------------
 
@@ -303,7 +315,8 @@ class Tensor:
             self.refuse_as_view("assign")
             self._become(tensor(value, dtype=self.dtype), "assign")
         else:
-            self.hold(from_user(value.numpy() if isinstance(value, Tensor) else value, self.dtype))
+            fresh = from_user(value.numpy() if isinstance(value, Tensor) else value, self.dtype)
+            self.hold(wrap(fresh).to(self.device)._value)
 
     def hold(self, value: Value) -> None:
         """As `assign`, but takes over `value`, of this tensor's dtype, which nobody else may change afterwards."""
@@ -325,7 +338,7 @@ class Tensor:
     def buffer(self) -> Value:
         """An array an update of this tensor may write into: its own if nothing else can see it, else a new one."""
         value = self._value
-        if type(value) is float:
+        if type(value) is float or type(value) is DeviceArray:
             return np.empty(())
         entry = self._entry
         alone = entry is None or (entry.value is value and sys.getrefcount(entry) <= UNSHARED + 1)
@@ -361,12 +374,20 @@ def constant(value: Value) -> Tensor:
     return wrap(value, leaf(value, CONSTANT))
 
 
-def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None) -> Tensor:
+def tensor(
+    data: Any, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None, device: str | None = None
+) -> Tensor:
     """A tensor with a private copy of `data`: a number, nested lists or an array.
 
     With `requires_grad=True` it is a leaf of the tape; floating point only. `name` is drawn in graphs (default:
-    the variable it is assigned to). Raises TypeError for data that is not numeric, or for an integer leaf.
+    the variable it is assigned to). `device` is "cpu" or "cuda" (default: that of `data`). Raises TypeError for data
+    that is not numeric, or for an integer leaf, DeviceError for "cuda" where there is no GPU.
     """
+    if device is not None:
+        from .device import checked, put
+
+        value = put(_value_of(data, dtype), checked(device))
+        return tensor(wrap(value), requires_grad=requires_grad, name=name)
     if mode() & TRACING and type(data) is not float:
         return tracer().tensor(data, dtype, requires_grad, name)  # type: ignore[no-any-return]
     value = data if type(data) is float and dtype is None else _value_of(data, dtype)
@@ -389,6 +410,9 @@ def _value_of(data: Any, dtype: Any) -> Value:
                 "or keep it recorded with .copy()"
             )
         data = data._value
+        if type(data) is DeviceArray and dtype in (None, data.dtype):
+            return data
+        data = data.numpy() if type(data) is DeviceArray else data
     elif isinstance(data, list | tuple) and _holds_tensor(data):
         raise TypeError("tensors in a list would be cut from the tape; join them with ag.stack or ag.concatenate")
     return from_user(data, dtype)

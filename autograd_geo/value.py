@@ -1,4 +1,4 @@
-"""What a tensor holds: a Python float for one float64 number, a native NumPy array for everything else.
+"""What a tensor holds: a Python float for one float64 number, a native NumPy array for everything else on the host.
 
 Python floats make a tape of single numbers an order of magnitude faster than NumPy's 0-d arrays do.
 """
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .cuda.array import DeviceArray
 from .memory import MANY, afford
 
 Value: TypeAlias = Any
@@ -34,7 +35,7 @@ UNSHARED = _references_of_a_local()
 
 def as_value(result: Any) -> Value:
     """What an op's NumPy code returned, in the form a tensor holds it."""
-    if type(result) is float:
+    if type(result) is float or type(result) is DeviceArray:
         return result
     array = result if type(result) is np.ndarray else np.asarray(result)
     if not array.shape and array.dtype == FLOAT64:

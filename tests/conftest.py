@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
+
+if ctypes.util.find_library("cuda") is None:  # no GPU: kernels for one run in Numba's simulator
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 
 @pytest.fixture

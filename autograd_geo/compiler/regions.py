@@ -183,8 +183,11 @@ def sources(node: Node) -> list[Node]:
     return [r for a in node.args for r in sources(a)] if node.kind in (MOVE, GATHER) else [node]
 
 
-def plan(outputs: Sequence[Node], first: Sequence[int] = ()) -> Plan:
-    """Group what outputs need into steps; those of the outputs numbered in `first` come before all others."""
+def plan(outputs: Sequence[Node], first: Sequence[int] = (), one_kind: bool = False) -> Plan:
+    """Group what outputs need into steps; those of the outputs numbered in `first` come before all others.
+
+    If of `one_kind`, reductions of a region are over the same axes or over all.
+    """
     nodes = _ordered(outputs)
     _turn_products(nodes, outputs)
     copies: dict[Node, Node] = {}
@@ -207,7 +210,7 @@ def plan(outputs: Sequence[Node], first: Sequence[int] = ()) -> Plan:
     late = [n for n in _ordered(final) if n not in early]
     nodes = [*early, *late]
 
-    placing = _Placing(nodes, final)
+    placing = _Placing(nodes, final, one_kind)
     placing.roots.update(copies.values())
     for part in (list(early), late):
         placing.begin(part)
@@ -267,7 +270,8 @@ def _stands_apart(node: Node, user: Node) -> bool:
 class _Placing:
     """Puts nodes into regions. Maps wait until something outside their region needs them, and come with it then."""
 
-    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node], one_kind: bool) -> None:
+        self._one_kind = one_kind
         self.steps: list[Region | Node] = []
         self.home: dict[Node, Region] = {}
         self.roots = {root for n in outputs if (root := storage(n)) is not None}
@@ -343,11 +347,18 @@ class _Placing:
     def _join(self, nodes: Sequence[Node]) -> Region:
         shape = space(nodes[-1])
         region = self._latest.get(shape)
-        if region is None or obstacle(nodes, region, self.positions) is not None:
+        if region is None or obstacle(nodes, region, self.positions) is not None or self._is_other(nodes, region):
             region = self._latest[shape] = Region(shape, len(self.steps))
             self.steps.append(region)
         self._add(region, nodes)
         return region
+
+    def _is_other(self, nodes: Sequence[Node], region: Region) -> bool:
+        """Whether these nodes would bring a second kind of reduction into a region that may have one."""
+        if not self._one_kind:
+            return False
+        over = {n.data[1] for n in (*nodes, *region.nodes) if n.kind == REDUCE and n.size > 1}
+        return len(over) > 1
 
     def _add(self, region: Region, nodes: Sequence[Node]) -> None:
         for node in nodes:

@@ -1,0 +1,44 @@
+"""Tensors on an NVIDIA GPU: `tensor.to("cuda")` moves one there, ops on it run as `numba.cuda` kernels.
+
+Kernels are printed from the same declarations as on the CPU. Everything that imports `numba.cuda` is in this package,
+and is imported when a tensor first goes to the device. With NUMBA_ENABLE_CUDASIM=1 kernels run in Numba's simulator.
+"""
+
+from __future__ import annotations
+
+from .array import DeviceArray, DeviceError
+
+__all__ = ["DeviceArray", "DeviceError", "device_name", "is_available", "memory_info", "synchronize"]
+
+
+def is_available() -> bool:
+    """Whether tensors can go to a GPU here: Numba finds the CUDA driver and a device, or simulates them."""
+    from .driver import available
+
+    return available()
+
+
+def device_name() -> str:
+    """The name of the GPU, such as "NVIDIA H200". Raises DeviceError where there is none."""
+    from .driver import driver
+
+    return driver().name()
+
+
+def memory_info() -> dict[str, int]:
+    """Bytes on the device: `free` and `total`, as the driver tells; `used` by tensors; `kept` for tensors to come.
+
+    Raises DeviceError where there is no GPU.
+    """
+    from .driver import driver
+    from .pool import pool
+
+    free, total = driver().memory()
+    return {"free": free, "total": total, "used": pool().used, "kept": pool().kept}
+
+
+def synchronize() -> None:
+    """Wait until the device has done all that it was given. Raises DeviceError where there is no GPU."""
+    from .driver import driver
+
+    driver().synchronize()

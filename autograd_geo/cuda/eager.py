@@ -1,0 +1,123 @@
+"""One op on the device: a program for each op and each kind of operands, made when it is first needed.
+
+What has no kernels (sorting, a user's own NumPy code) is computed by NumPy on copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..compiler.graph import Graph
+from ..compiler.moves import frozen_key
+from ..compiler.nodes import INPUT, Node
+from ..compiler.trace import Tracer
+from ..op import Op
+from ..value import FLOAT64, NUMBERS
+from .array import DeviceArray
+from .program import DeviceProgram, upload
+
+#: Ops of which a literal operand is part of the formula, as in x**2.
+_LITERAL = frozenset(["power"])
+_programs: dict[Any, tuple[DeviceProgram | None, Any]] = {}
+
+
+def to_device(value: Any) -> DeviceArray:
+    """An array or number of the host on the device."""
+    array = np.asarray(value)
+    return DeviceArray(upload(array), array.shape, array.dtype)
+
+
+def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceArray:
+    """What `op` computes of values some of which are on the device; arrays of the host are copied there."""
+    literals = tuple([type(x) in NUMBERS and (op.name in _LITERAL or op.family != "pointwise") for x in values])
+    kinds = [
+        (type(x), x) if fixed else type(x) if type(x) in NUMBERS else (x.shape, x.dtype)
+        for x, fixed in zip(values, literals, strict=True)
+    ]
+    key = op, tuple(kinds), frozen_key(attrs)
+    if key not in _programs:
+        _programs[key] = _program(op, values, literals, dict(attrs))
+    program, at = _programs[key]
+    if program is None:
+        return to_device(op.evaluate([x.numpy() if isinstance(x, DeviceArray) else x for x in values], attrs))
+    _check_positions(op, values, attrs)
+    (result,) = program.run(*[_given(x, at) for x, fixed in zip(values, literals, strict=True) if not fixed])
+    return result
+
+
+def _given(x: Any, at: np.dtype[Any]) -> DeviceArray:
+    if isinstance(x, DeviceArray):
+        return x
+    return _number(x, at) if type(x) in NUMBERS else to_device(x)
+
+
+@lru_cache(maxsize=1024)
+def _number(x: float, dtype: np.dtype[Any]) -> DeviceArray:
+    """A literal number, which promotes as NumPy's do."""
+    return to_device(np.asarray(x, np.dtype(bool) if type(x) is bool else dtype))
+
+
+def _program(
+    op: Op, values: Sequence[Any], literals: Sequence[bool], attrs: dict[str, Any]
+) -> tuple[DeviceProgram | None, Any]:
+    """The program of an op for such operands, None if it has no kernels; and the dtype of its literals."""
+    spec = _result(op, values, attrs)
+    dtypes = [x if type(x) in NUMBERS else x.dtype for x in values]
+    at = np.result_type(*dtypes) if spec[1].kind == "b" and values else spec[1]
+    graph, args = Graph(Tracer()), list[Any]()
+    for x, fixed in zip(values, literals, strict=True):
+        if type(x) in NUMBERS:
+            args.append(x if fixed else Node(INPUT, (), np.dtype(bool) if type(x) is bool else at))
+        else:
+            args.append(Node(INPUT, x.shape, x.dtype))
+    result = graph.op(op, args, attrs, spec, None)
+    inputs = [a for a, fixed in zip(args, literals, strict=True) if not fixed]
+    try:
+        return DeviceProgram(inputs, [result]), at
+    except NotImplementedError:
+        return None, at
+
+
+def _result(op: Op, values: Sequence[Any], attrs: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the result: NumPy's of arrays that take no memory."""
+    stand_ins = []
+    for x in values:
+        if type(x) in NUMBERS:
+            stand_ins.append(x)
+        else:
+            one = np.zeros((), x.dtype) if x.dtype.kind in "iub" else np.ones((), x.dtype)
+            small = op.family == "pointwise" and x.ndim
+            stand_ins.append(np.full((1,) * x.ndim, one) if small else np.broadcast_to(one, x.shape))
+    with np.errstate(all="ignore"):
+        z = np.asarray(op.evaluate(stand_ins, attrs))
+    if op.family == "pointwise":
+        shape = np.broadcast_shapes(*[() if type(x) in NUMBERS else x.shape for x in values])
+        return shape, z.dtype
+    return z.shape, z.dtype
+
+
+def _check_positions(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> None:
+    """Raise IndexError for positions outside an axis, as NumPy does: kernels would read what is nearest."""
+    name = op.name.removesuffix(".T")
+    if name not in ("take", "take_along_axis") or not values[1].size:
+        return
+    from ..op import registry
+
+    length = (attrs["shape"] if op.name != name else values[0].shape)[attrs["axis"]]
+    index = values[1]
+    if isinstance(index, DeviceArray):
+        low, high = (
+            int(evaluate(registry[how], [index], {"axis": None, "keepdims": False}).numpy()) for how in ("min", "max")
+        )
+    else:
+        low, high = int(index.min()), int(index.max())
+    if low < -length or high >= length:
+        wrong = low if low < -length else high
+        raise IndexError(f"{name}: position {wrong} is out of range for axis {attrs['axis']} of length {length}")
+
+
+__all__ = ["FLOAT64", "evaluate", "to_device"]

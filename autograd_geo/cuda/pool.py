@@ -1,0 +1,101 @@
+"""Memory on the device for tensors: what one gives back the next one takes, in classes of size.
+
+The driver takes some 100 microseconds to find memory, longer than most kernels run.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+
+from .driver import driver
+
+
+class Block:
+    """Memory of a tensor; it goes back to the pool when the last one that holds it is gone."""
+
+    __slots__ = ("_memory", "_pool", "_room", "address", "size")
+
+    def __init__(self, pool: Pool, memory: Any, address: int, room: int, size: int) -> None:
+        self._pool, self._memory, self.address, self._room, self.size = pool, memory, address, room, size
+
+    def read(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        return self._pool.driver.read(self._memory, shape, dtype)
+
+    def write(self, array: np.ndarray[Any, Any]) -> None:
+        self._pool.driver.write(self._memory, array)
+
+    def __del__(self) -> None:
+        self._pool.give_back(self._memory, self.address, self._room, self.size)
+
+
+def room_of(size: int) -> int:
+    """The class of a size in bytes: eight to each power of two, at least 512."""
+    if size <= 512:
+        return 512
+    step = 1 << max((size - 1).bit_length() - 4, 9)
+    return -(-size // step) * step
+
+
+class Pool:
+    """Blocks in use and blocks kept. Kernels run in one stream, so memory given back may be taken at once."""
+
+    def __init__(self) -> None:
+        self.driver = driver()
+        #: Bytes that tensors use, and bytes that are kept for the next ones.
+        self.used = 0
+        self.kept = 0
+        self._free: dict[int, list[tuple[Any, int]]] = {}
+        self._lock = threading.RLock()  # a collection of garbage may give back in the middle of a take
+
+    def take(self, size: int) -> Block:
+        """Memory of so many bytes. Raises MemoryError, with the sizes, where there is not as much; nothing is lost."""
+        room = room_of(size)
+        with self._lock:
+            free = self._free.get(room)
+            if free:
+                memory, address = free.pop()
+                self.kept -= room
+            else:
+                memory, address = self._allocate(room)
+            self.used += room
+        return Block(self, memory, address, room, size)
+
+    def _allocate(self, room: int) -> tuple[Any, int]:
+        try:
+            return self.driver.allocate(room)
+        except MemoryError:
+            gc.collect()
+            self.clear()
+        try:
+            return self.driver.allocate(room)
+        except MemoryError as error:
+            free, total = self.driver.memory()
+            raise MemoryError(
+                f"the GPU has no {room / 1e9:.3g} GB for one more array: {free / 1e9:.3g} of {total / 1e9:.3g} GB are "
+                f"free, tensors hold {self.used / 1e9:.3g} GB. Use smaller batches, or delete what is not needed"
+            ) from error
+
+    def give_back(self, memory: Any, address: int, room: int, size: int) -> None:
+        with self._lock:
+            self._free.setdefault(room, []).append((memory, address))
+            self.used -= room
+            self.kept += room
+
+    def clear(self) -> None:
+        """Let go of what is kept."""
+        with self._lock:
+            self._free.clear()
+            self.kept = 0
+
+
+@functools.cache
+def pool() -> Pool:
+    return Pool()
+
+
+__all__ = ["Block", "Pool", "pool", "room_of"]
