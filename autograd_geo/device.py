@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .cuda.array import DeviceArray, DeviceError
+from .cuda.array import DeviceArray, DeviceError, on_host
 from .op import Op, Rule, apply
 from .tape import Entry
 from .tensor import Tensor
-from .value import Value, as_value
+from .value import Value
 
 DEVICES = ("cpu", "cuda")
 
@@ -36,7 +36,7 @@ def put(value: Value, device: str) -> Value:
     if device_of(value) == device:
         return value
     if device == "cpu":
-        return as_value(value.numpy())
+        return on_host(value)
     from .cuda.eager import to_device
 
     return to_device(value)

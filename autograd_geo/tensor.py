@@ -14,7 +14,7 @@ from weakref import ref
 
 import numpy as np
 
-from .cuda.array import DeviceArray
+from .cuda.array import DeviceArray, on_host
 from .tape import ACTIVE, CONSTANT, TRACING, Entry, caller, describe, leaf, mode, recording, succeed, tracer
 from .value import UNSHARED, Value, as_value, from_user
 from .views import refuse_view
@@ -175,8 +175,7 @@ class Tensor:
         return value if type(value) is float else value.tolist()
 
     def _on_host(self) -> Value:
-        value = tracer().read(self) if mode() & TRACING else self._value
-        return as_value(value.numpy()) if type(value) is DeviceArray else value
+        return tracer().read(self) if mode() & TRACING else on_host(self._value)
 
     def detach(self) -> Tensor:
         """The same value, not recorded."""

@@ -15,10 +15,10 @@ from numba import types
 from ..tape import mode
 from ..tensor import Tensor, wrap
 from . import machine
-from .call import MISMATCH, Output
 from .function import Compiled, Recorded
 from .machine import address_of
 from .nodes import Node
+from .writer import MISMATCH, Output
 
 load_b, load_d, load_f, load_l = (machine.LOADS[f"load_{char}"] for char in "bdfl")
 store_b, store_d, store_l = (machine.STORES[f"store_{char}"] for char in "bdl")
@@ -137,6 +137,8 @@ class Batches:
 
     def _is_for(self, recorded: Recorded) -> bool:
         """Whether a recording is for these batches, and needs Python at its beginning and end only."""
+        if recorded.is_on_device:
+            return False
         program, outline = recorded.program, recorded.outline
         given = [(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in outline.args]
         if given != [(r.shape, r.dtype) for r in self._rows] or type(outline.result) is not Output:

@@ -18,13 +18,14 @@ from ..tensor import Tensor, entry_of, wrap
 from ..transform import joined, pulled
 from ..tree import leaves
 from ..value import SCALAR, Spec, Value, as_value
-from .call import MISMATCH, Outline, Output, write_call
+from .call import write_call
 from .errors import CompileError
 from .graph import Graph
 from .memory import number
 from .places import Place, Scope, argument
 from .program import Program
 from .trace import Input, Tracer
+from .writer import MISMATCH, Outline, Output
 
 
 class Pullback:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
+from ..cuda.array import DeviceArray
 from ..tape import ACTIVE, TRACING, WATCHING, Entry, describe, mode, set_grad_enabled, tape, traced_by
 from ..tensor import Tensor, entry_of, wrap
 from ..tree import leaves, map_leaves
 from ..value import from_user
-from .call import MISMATCH, Outline, Output, write_call
+from .call import write_call
 from .differentiable import Pullback
 from .errors import CompileError
 from .explain import Explanation, explain, source
@@ -27,9 +28,11 @@ from .outside import Conditions
 from .places import argument
 from .program import Program
 from .trace import Change, Held, Tracer
+from .writer import MISMATCH, Outline, Output
 
 if TYPE_CHECKING:
     from .. import viz
+    from ..cuda.compiled import DeviceRecording
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,10 +46,22 @@ _KEPT = 1 << 16
 class Recorded:
     """One recording: its program, what it was recorded from, and what runs it: `call(mode, args, kwargs)`."""
 
-    program: Program
+    made: Program | DeviceRecording
     outline: Outline
     call: Callable[..., Any]
     pullback: Pullback | None = None  # where results require a gradient
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether it runs on the GPU."""
+        return not isinstance(self.made, Program)
+
+    @property
+    def program(self) -> Program:
+        """The program in the host's memory. Raises CompileError for one on the GPU."""
+        if isinstance(self.made, Program):
+            return self.made
+        raise CompileError("compile: this function was recorded on the GPU; only its .source() can be looked at there")
 
 
 class Compiled(Generic[P, R]):
@@ -121,6 +136,9 @@ class Compiled(Generic[P, R]):
 
         Raises RuntimeError before the first call, and IndexError if there is no such kernel.
         """
+        if self._recordings and all(r.is_on_device for r in self._recordings):
+            sources = list(dict.fromkeys(s for r in self._recordings for s in r.made.program.sources))  # type: ignore[union-attr]
+            return "\n\n".join(sources) if k is None else sources[k]
         return source(self, k)
 
     def graph(self, recording: int = -1, *, rankdir: str = "LR") -> viz.Graph:
@@ -253,8 +271,15 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             args, kwargs, now, [*conditions.places, *unchanged, *tracer.guards], list(tracer.inputs.values()), nested,
             reads, changes,
         )  # fmt: skip
-        program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
-        recorded = Recorded(program, outline, write_call(program, outline))
+        recorded = _on_device(tracer, outline, entries, [k for k, _ in updates]) if is_on_device(tracer) else None
+        if recorded is not None and differentiable:
+            raise CompileError(
+                f"compile: {fn.__qualname__} returns what requires a gradient, which functions on the GPU cannot yet; "
+                "differentiate inside the function (a step that calls backward()), or detach what it returns"
+            )
+        if recorded is None:
+            program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
+            recorded = Recorded(program, outline, write_call(program, outline))
         if differentiable:
             with traced_by(tracer):
                 recorded.pullback = Pullback(tracer, differentiable, fn.__qualname__)
@@ -263,6 +288,19 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         return returned, recorded
     finally:
         tracer.close()
+
+
+def is_on_device(tracer: Tracer) -> bool:
+    """Whether a recording reads anything on the GPU."""
+    return any(type(e.value) is DeviceArray for e in tracer.inputs)
+
+
+def _on_device(tracer: Tracer, outline: Outline, outputs: Sequence[Entry], updates: Sequence[int]) -> Recorded:
+    from ..cuda.compiled import DeviceRecording
+    from ..cuda.compiled import write_call as write
+
+    recording = DeviceRecording(tracer, outputs)
+    return Recorded(recording, outline, write(recording, outline, updates))
 
 
 __all__ = ["Compiled", "compile"]

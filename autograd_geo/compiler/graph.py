@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import expr
 from ..contract import as_product, choose, explicit
+from ..cuda.array import on_host
 from ..op import Op, registry
 from ..tape import CONSTANT, WEAK, Entry
 from ..value import Value
@@ -98,7 +99,7 @@ class Graph:
 
     def constant(self, value: Value, dtype: np.dtype[Any]) -> Node:
         """A value that never changes; the same number is one node."""
-        array = np.asarray(value, dtype)
+        array = np.asarray(on_host(value), dtype)
         if array.size > 1 and array.tobytes() == array.reshape(-1)[0].tobytes() * array.size:  # ones, zeros
             return self.move(broadcast((), array.shape), [self.constant(array.reshape(-1)[0], dtype)])
         if array.ndim:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..tree import leaves
-from .call import GONE, Outline
 from .machine import address_of, program_table, runner
 from .nodes import CONST, INPUT, Node
 from .places import Scope, argument
 from .program import Program, Step
 from .trace import Input
+from .writer import GONE, Outline
 
 #: A step is repeated until that takes so many seconds, or its share of the budget; the best of some rounds counts.
 _ENOUGH, _BUDGET, _ROUNDS = 20e-6, 0.2, 3

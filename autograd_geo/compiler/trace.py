@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.array import on_host
 from ..op import OPERATORS, SIMPLE, Op, frozen, functions
 from ..random import Generator
 from ..tape import (
@@ -353,7 +354,7 @@ class Tracer:
 
     def read(self, x: Tensor, convert: Callable[[Value], Any] = as_value) -> Any:
         """What Python wants to know of a tensor's value: it has to come out the same when the program runs."""
-        entry, found = self.source(x), convert(x._value)
+        entry, found = self.source(x), convert(on_host(x._value))
         if entry in self.inputs or entry.op is not None or entry in self.defined:
             self.reads.append(Read(entry, convert, found, *caller(2)))
         return found

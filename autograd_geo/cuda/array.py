@@ -18,18 +18,18 @@ class DeviceArray:
     NumPy functions refuse it, so nothing is copied to the host unless asked for.
     """
 
-    __slots__ = ("__weakref__", "_block", "dtype", "shape")
+    __slots__ = ("__weakref__", "_block", "_offset", "dtype", "shape")
     __array_ufunc__ = None
     base = None  # it is no view: NumPy's name for that
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._block, self.shape, self.dtype = block, shape, dtype
+    def __init__(self, block: Any, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int = 0) -> None:
+        self._block, self.shape, self.dtype, self._offset = block, shape, dtype, offset
 
     @property
     def address(self) -> int:
         """Where it begins in the device's memory."""
-        return self._block.address  # type: ignore[no-any-return]
+        return self._block.address + self._offset  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:
@@ -45,7 +45,11 @@ class DeviceArray:
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """A copy on the host."""
-        return self._block.read(self.shape, self.dtype)  # type: ignore[no-any-return]
+        return self._block.read(self.shape, self.dtype, self._offset)  # type: ignore[no-any-return]
+
+    def in_shape(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """The same memory as an array of another shape."""
+        return DeviceArray(self._block, shape, dtype, self._offset)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -79,4 +83,12 @@ class DeviceArray:
         )
 
 
-__all__ = ["DeviceArray", "DeviceError"]
+def on_host(value: Any) -> Any:
+    """A tensor's value as it is on the host: a copy of an array on the device."""
+    if type(value) is not DeviceArray:
+        return value
+    array = value.numpy()
+    return array if array.shape or array.dtype != np.float64 else float(array)
+
+
+__all__ = ["DeviceArray", "DeviceError", "on_host"]

@@ -62,14 +62,14 @@ class Driver:
         elif flat.size:
             memory[: flat.size].copy_to_device(flat)
 
-    def read(self, memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """A copy on the host."""
+    def read(self, memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> np.ndarray[Any, Any]:
+        """A copy on the host, of what begins so many bytes in."""
         out = np.empty(shape, dtype)
         flat = out.reshape(-1).view(np.uint8)
         if self.simulated:
-            flat[...] = memory[: flat.size]
+            flat[...] = memory[offset : offset + flat.size]
         elif flat.size:
-            memory[: flat.size].copy_to_host(flat)
+            memory[offset : offset + flat.size].copy_to_host(flat)
         return out
 
 

@@ -1,6 +1,6 @@
 """One op on the device: a program for each op and each kind of operands, made when it is first needed.
 
-What has no kernels (sorting, a user's own NumPy code) is computed by NumPy on copies.
+What has no kernels (sorting, a user's own NumPy code) is computed by NumPy on copies in the host's memory.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..compiler.moves import frozen_key
 from ..compiler.nodes import INPUT, Node
 from ..compiler.trace import Tracer
 from ..op import Op
-from ..value import FLOAT64, NUMBERS
+from ..value import NUMBERS
 from .array import DeviceArray
 from .program import DeviceProgram, upload
 
 #: Ops of which a literal operand is part of the formula, as in x**2.
 _LITERAL = frozenset(["power"])
-_programs: dict[Any, tuple[DeviceProgram | None, Any]] = {}
+_programs: dict[Any, tuple[DeviceProgram, Any]] = {}
 
 
 def to_device(value: Any) -> DeviceArray:
@@ -42,8 +42,6 @@ def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceA
     if key not in _programs:
         _programs[key] = _program(op, values, literals, dict(attrs))
     program, at = _programs[key]
-    if program is None:
-        return to_device(op.evaluate([x.numpy() if isinstance(x, DeviceArray) else x for x in values], attrs))
     _check_positions(op, values, attrs)
     (result,) = program.run(*[_given(x, at) for x, fixed in zip(values, literals, strict=True) if not fixed])
     return result
@@ -52,19 +50,19 @@ def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceA
 def _given(x: Any, at: np.dtype[Any]) -> DeviceArray:
     if isinstance(x, DeviceArray):
         return x
-    return _number(x, at) if type(x) in NUMBERS else to_device(x)
+    return number(x, np.dtype(bool) if type(x) is bool else at) if type(x) in NUMBERS else to_device(x)
 
 
 @lru_cache(maxsize=1024)
-def _number(x: float, dtype: np.dtype[Any]) -> DeviceArray:
-    """A literal number, which promotes as NumPy's do."""
-    return to_device(np.asarray(x, np.dtype(bool) if type(x) is bool else dtype))
+def number(x: float, dtype: np.dtype[Any]) -> DeviceArray:
+    """A number that is used again and again, such as a literal."""
+    return to_device(np.asarray(x, dtype))
 
 
 def _program(
     op: Op, values: Sequence[Any], literals: Sequence[bool], attrs: dict[str, Any]
-) -> tuple[DeviceProgram | None, Any]:
-    """The program of an op for such operands, None if it has no kernels; and the dtype of its literals."""
+) -> tuple[DeviceProgram, Any]:
+    """The program of an op for such operands, and the dtype of its literals."""
     spec = _result(op, values, attrs)
     dtypes = [x if type(x) in NUMBERS else x.dtype for x in values]
     at = np.result_type(*dtypes) if spec[1].kind == "b" and values else spec[1]
@@ -76,10 +74,7 @@ def _program(
             args.append(Node(INPUT, x.shape, x.dtype))
     result = graph.op(op, args, attrs, spec, None)
     inputs = [a for a, fixed in zip(args, literals, strict=True) if not fixed]
-    try:
-        return DeviceProgram(inputs, [result]), at
-    except NotImplementedError:
-        return None, at
+    return DeviceProgram(inputs, [result]), at
 
 
 def _result(op: Op, values: Sequence[Any], attrs: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -120,4 +115,4 @@ def _check_positions(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) ->
         raise IndexError(f"{name}: position {wrong} is out of range for axis {attrs['axis']} of length {length}")
 
 
-__all__ = ["FLOAT64", "evaluate", "to_device"]
+__all__ = ["evaluate", "number", "to_device"]

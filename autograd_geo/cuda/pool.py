@@ -23,8 +23,8 @@ class Block:
     def __init__(self, pool: Pool, memory: Any, address: int, room: int, size: int) -> None:
         self._pool, self._memory, self.address, self._room, self.size = pool, memory, address, room, size
 
-    def read(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        return self._pool.driver.read(self._memory, shape, dtype)
+    def read(self, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int = 0) -> np.ndarray[Any, Any]:
+        return self._pool.driver.read(self._memory, shape, dtype, offset)
 
     def write(self, array: np.ndarray[Any, Any]) -> None:
         self._pool.driver.write(self._memory, array)

@@ -16,6 +16,8 @@ from .pool import Block, pool
 from .region import print_region
 from .steps import print_product, print_scan, print_scatter
 
+_PRINTED = {PRODUCT: print_product, SCAN: print_scan, SCATTER: print_scatter}
+
 
 class DeviceProgram:
     """Computes `outputs` from `inputs`, nodes; run it with arrays on the device. It changes none of them."""
@@ -25,28 +27,36 @@ class DeviceProgram:
         self._specs = [(n.shape, n.dtype) for n in outputs]
         found = plan(outputs, one_kind=True)
         self._inputs, self._outputs = list(inputs), found.outputs
-        self._fixed: dict[Any, Block] = {}  # constants and tables, once they are on the device
-        self._launches: list[tuple[Callable[..., None], list[Any], list[int]]] = []
+        self._fixed: dict[int, Block] = {}  # constants and tables, once they are on the device
+        #: What runs, the buffers that it is given, and where each begins; an op without kernels stands for itself.
+        self._steps: list[tuple[Callable[..., None] | Node, list[Any], list[int]]] = []
+        #: The source of each kernel, in order.
+        self.sources: list[str] = []
         for step in found.steps:
             if isinstance(step, Region):
                 printed = print_region(step, found, self._device.threads, self._device.blocks)
                 for source, blocks in printed.launches:
-                    self._launches.append((launcher(source, blocks), printed.operands, printed.offsets))
-                continue
-            if step.kind == CALL:
-                raise NotImplementedError(step.data[0].name)
-            source, operands, size = {PRODUCT: print_product, SCAN: print_scan, SCATTER: print_scatter}[step.kind](step)
-            blocks = max(1, min(self._device.blocks, -(-size // self._device.threads)))
-            self._launches.append((launcher(source, blocks), operands, [0] * len(operands)))
+                    self._add(source, blocks, printed.operands, printed.offsets)
+            elif step.kind == CALL:
+                operands = [*map(storage, step.args), step]
+                self._steps.append((step, operands, [0] * len(operands)))
+            else:
+                source, operands, size = _PRINTED[step.kind](step)
+                blocks = max(1, min(self._device.blocks, -(-size // self._device.threads)))
+                self._add(source, blocks, operands, [0] * len(operands))
         self._find_ends()
 
+    def _add(self, source: str, blocks: int, operands: list[Any], offsets: list[int]) -> None:
+        self._steps.append((launcher(source, blocks), operands, offsets))
+        self.sources.append(source)
+
     def _find_ends(self) -> None:
-        """After which launch each value is not needed any more."""
+        """After which step each value is not needed any more."""
         kept = {id(n) for n in (*self._outputs, *self._inputs)}
         last: dict[int, int] = {}
-        for k, (_, operands, _) in enumerate(self._launches):
+        for k, (_, operands, _) in enumerate(self._steps):
             last |= {id(x): k for x in operands}
-        self._ends: list[list[int]] = [[] for _ in self._launches]
+        self._ends: list[list[int]] = [[] for _ in self._steps]
         for key, k in last.items():
             if key not in kept:
                 self._ends[k].append(key)
@@ -66,16 +76,29 @@ class DeviceProgram:
             block = blocks[id(x)] = pool().take(max(1, x.size * x.dtype.itemsize))
             return block
 
-        for (launch, operands, offsets), ends in zip(self._launches, self._ends, strict=True):
-            launch(*[memory(x).address + o for x, o in zip(operands, offsets, strict=True)])
+        for (what, operands, offsets), ends in zip(self._steps, self._ends, strict=True):
+            if isinstance(what, Node):
+                blocks[id(what)] = upload(
+                    _called(what, [_array(memory(x), a) for x, a in zip(operands[:-1], what.args, strict=True)])
+                )
+            else:
+                what(*[memory(x).address + o for x, o in zip(operands, offsets, strict=True)])
             for key in ends:
                 blocks.pop(key, None)
-        return [_array(memory(n), *spec) for n, spec in zip(self._outputs, self._specs, strict=True)]
+        return [_array(memory(n), None, *spec) for n, spec in zip(self._outputs, self._specs, strict=True)]
 
 
-def _array(found: Block | DeviceArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-    """The memory of an output as an array of the shape that was asked for."""
-    return DeviceArray(found._block if isinstance(found, DeviceArray) else found, shape, dtype)
+def _array(found: Block | DeviceArray, like: Node | None, *spec: Any) -> DeviceArray:
+    """The memory of a value as an array of a node's shape, or of the one that was asked for."""
+    shape, dtype = (like.shape, like.dtype) if like is not None else spec
+    return found.in_shape(shape, dtype) if isinstance(found, DeviceArray) else DeviceArray(found, shape, dtype)
+
+
+def _called(node: Node, operands: Sequence[DeviceArray]) -> np.ndarray[Any, Any]:
+    """An op without kernels, by NumPy on the host."""
+    op, attrs = node.data
+    values = [x.numpy() if x.shape else x.numpy()[()] for x in operands]
+    return np.asarray(op.evaluate(values, attrs), node.dtype)
 
 
 def upload(array: np.ndarray[Any, Any]) -> Block:
@@ -85,4 +108,4 @@ def upload(array: np.ndarray[Any, Any]) -> Block:
     return block
 
 
-__all__ = ["DeviceProgram", "storage", "upload"]
+__all__ = ["DeviceProgram", "upload"]

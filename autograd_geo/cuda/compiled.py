@@ -1,0 +1,165 @@
+"""A recorded function on the device: its program there, and the Python function that runs it.
+
+Python numbers (learning rates, counts of steps) and what is computed from them alone stay on the host, and go to the
+device together, once in each call. The program changes nothing that was there before; when all has come out as it was
+recorded, tensors and optimisers get the new arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..compiler.errors import CompileError
+from ..compiler.graph import Graph
+from ..compiler.nodes import INPUT, Node
+from ..compiler.trace import Change, Input, Read, Slot, Tracer, needed
+from ..compiler.writer import Outline, Writer, indented
+from ..device import move
+from ..tape import Entry
+from ..value import NUMBERS, SCALAR, strong
+from .array import DeviceArray, on_host
+from .eager import to_device
+from .program import DeviceProgram, upload
+
+
+class DeviceRecording:
+    """What a recording computes: first on the host, from numbers alone, then on the device."""
+
+    def __init__(self, tracer: Tracer, outputs: Sequence[Entry]) -> None:
+        entries = needed(outputs, tracer.defined)
+        for e in entries:
+            if e.op is move:
+                raise CompileError(
+                    "compile: the function moves tensors between devices; move them before it is called, or after"
+                )
+        self.outputs = [tracer.defined.get(e, e) for e in outputs]
+        self._on_host: dict[Entry, Entry | None] = {}  # what is computed on the host, and what it is the value of
+        for e in entries:
+            source = tracer.defined.get(e)
+            if source is not None and source in self._on_host:
+                self._on_host[e] = source
+            elif e in tracer.inputs:
+                if e.spec == SCALAR and not isinstance(e.value, DeviceArray) and tracer.inputs[e].generator is None:
+                    self._on_host[e] = None
+            elif e.op is not None and e.spec == SCALAR:
+                inputs = [i for i in e.inputs if type(i) is Entry]
+                if inputs and all(i in self._on_host for i in inputs) and e.op.family == "pointwise":
+                    self._on_host[e] = None
+        self.host = [e for e in entries if e in self._on_host and e not in tracer.inputs]
+        graph = Graph(tracer)
+        for e in entries:
+            if e in self._on_host:
+                graph.nodes[e] = Node(INPUT, (), np.dtype(float))
+            else:
+                graph.add([e])
+        used = {a for e in entries if e not in self._on_host for a in e.inputs if type(a) is Entry}
+        #: Numbers that the device reads, and what else it is given, in order.
+        self.numbers = [e for e in self._on_host if e in used]
+        self.inputs: list[Input] = [tracer.inputs[e] for e in graph.inputs]
+        self.read: list[Input] = [tracer.inputs[e] for e in entries if e in tracer.inputs and e in self._on_host]
+        there = [e for e in self.outputs if e not in self._on_host]
+        given = [*(graph.nodes[e] for e in self.numbers), *graph.inputs.values()]
+        self.specs = [(n.shape, n.dtype) for n in graph.inputs.values()]
+        self.program = DeviceProgram(given, [graph.nodes[e] for e in there])
+        self._there = {e: k for k, e in enumerate(there)}
+
+    def run(self, numbers: Sequence[Any], arrays: Sequence[DeviceArray]) -> list[Any]:
+        """The values of the outputs: numbers on the host where they depend on nothing else."""
+        values: dict[Any, Any] = {i.entry: float(x) for i, x in zip(self.read, numbers, strict=True)}
+        for e in self.host:
+            source = self._on_host[e]
+            assert source is not None or e.op is not None
+            values[e] = (
+                values[source]
+                if source is not None
+                else e.op.evaluate([strong(values[i]) if type(i) is Entry else i for i in e.inputs], e.attrs)  # type: ignore[union-attr]
+            )
+        block = upload(np.array([values[e] for e in self.numbers], float))
+        given = [DeviceArray(block, *SCALAR, 8 * k) for k in range(len(self.numbers))]
+        found = self.program.run(*given, *arrays)
+        return [values[e] if e in values else found[self._there[e]] for e in self.outputs]
+
+
+class _DeviceWriter(Writer):
+    """Writes the function that runs a recording on the device."""
+
+    def __init__(self, recording: DeviceRecording, outline: Outline, updates: Sequence[int]) -> None:
+        super().__init__(outline, [i.place for i in recording.inputs])
+        self.recording, self.updates = recording, updates
+
+    def function(self) -> Any:
+        recording = self.recording
+        self.check_arguments()
+        self.check_conditions()
+        plain = [i for i in recording.inputs if i.generator is None]
+        names = {id(i): f"x{k}" for k, i in enumerate(recording.inputs)}
+        for k, i in enumerate(recording.read):
+            self.before.append(f"n{k} = number({i.place.text(self.bind)})")
+            self.mismatch_unless(f"n{k} is not None")
+        for i in plain:
+            self._given(names[id(i)], i.place.text(self.bind), recording.specs[recording.inputs.index(i)])
+        draws = self.draws()
+        for i in recording.inputs:
+            if i.generator is not None:
+                self._given(names[id(i)], draws[id(i)], recording.specs[recording.inputs.index(i)])
+        numbers = ", ".join(f"n{k}" for k in range(len(recording.read)))
+        arrays = ", ".join(names[id(i)] for i in recording.inputs)
+        updates = iter(self.updates)
+        for change in self.outline.changes:
+            self._change(change, None if change.after is None else next(updates))
+        lines = ["def call(mode, args, kwargs):", "    try:", *indented(self.before, 2)]
+        lines += ["    except GONE:", "        return MISMATCH", f"    found = run([{numbers}], [{arrays}])"]
+        lines += indented(self.checks(), 1)
+        lines += indented(self.after, 1)
+        lines.append(f"    return {self.tree(self.outline.result)}")
+        scope = {"run": recording.run, "given": _given, "number": _number, "on_host": on_host}
+        return self.finished("\n".join(lines) + "\n", scope)
+
+    def _given(self, name: str, text: str, spec: Any) -> None:
+        self.before.append(f"{name} = given({text}, {self.bind(spec)})")
+        self.mismatch_unless(f"{name} is not None")
+
+    def output(self, k: int) -> str:
+        return f"found[{k}]"
+
+    def holds(self, read: Read, k: int) -> str:
+        return f"{self.bind(read)}.holds(on_host(found[{k}]))"
+
+    def _change(self, change: Change, k: int | None) -> None:
+        of = change.of
+        if isinstance(of, Slot):
+            state, name = self.bind(of.state), self.bind(of.name)
+            value = f"round(float(on_host(found[{k}])))" if of.whole else f"found[{k}]"
+            self.after.append(f"{state}[{name}] = {value}")
+        elif change.kind == "value":
+            self.after.append(f"{of.place.text(self.bind)}.hold(found[{k}])")
+        else:
+            t = of.place.text(self.bind)
+            self.after.append(f"({t}._entry.root or {t}._entry).grad = {'None' if k is None else f'wrap(found[{k}])'}")
+
+
+def _given(x: Any, spec: Any) -> DeviceArray | None:
+    """What a program is given, on the device; None if it is of another shape or dtype."""
+    if not isinstance(x, DeviceArray):
+        x = np.asarray(x)
+    if (x.shape, x.dtype) != spec:
+        return None
+    return x if isinstance(x, DeviceArray) else to_device(x)
+
+
+def _number(x: Any) -> float | None:
+    return float(x) if type(x) in NUMBERS or isinstance(x, np.generic) or np.shape(x) == () else None
+
+
+def write_call(recording: DeviceRecording, outline: Outline, updates: Sequence[int]) -> Any:
+    """The function `call(mode, args, kwargs)`, which returns the result, or MISMATCH.
+
+    `updates` are the outputs that the changes of the outline leave behind, in their order.
+    """
+    return _DeviceWriter(recording, outline, updates).function()
+
+
+__all__ = ["DeviceRecording", "write_call"]
