@@ -97,3 +97,171 @@ def test_how_work_is_spread(case: str, dtype: Any, short: bool, monkeypatch: pyt
     z.backward(seed)
     found.backward(seed)
     np.testing.assert_allclose(moved.grad.numpy(), here.grad.numpy(), rtol=1000 * eps, atol=1000 * eps)
+
+
+class Dropout(ag.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * ag.random.bernoulli(0.7, x.shape) / 0.7
+
+
+def trained(device: str, compiled: bool, make: Any, steps: int = 4) -> list[Any]:
+    """Losses and parameters of a few steps of a network with dropout."""
+    ag.seed(5)
+    model = ag.nn.Sequential(ag.nn.Linear(3, 4), ag.nn.ReLU(), Dropout(), ag.nn.Linear(4, 2)).to(device)
+    optimizer = make(list(model.parameters()))
+    rng = np.random.default_rng(1)
+    x, y = (ag.tensor(rng.normal(size=s), device=device) for s in ((5, 3), (5, 2)))
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = ag.nn.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    run = ag.compile(step) if compiled else step
+    losses = []
+    for _ in range(steps):
+        losses.append(run(x, y))
+        optimizer.lr *= 0.9
+    assert all(loss.device == device for loss in losses)
+    assert all(p.device == device for p in model.parameters())
+    if compiled:
+        assert run.recordings == 1
+    return [*(loss.item() for loss in losses), *(p.numpy() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: ag.optim.SGD(p, lr=0.1), lambda p: ag.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: ag.optim.Adam(p, lr=0.05, weight_decay=0.01),
+    ],
+)  # fmt: skip
+def test_training_gives_the_same_numbers(make: Any, compiled: bool) -> None:
+    """Dropout included: its random numbers are those of the CPU."""
+    for a, b in zip(trained("cuda", compiled, make), trained("cpu", False, make), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_compiled_function_follows_its_tensors_to_another_device() -> None:
+    model = ag.nn.Linear(3, 2)
+    run = ag.compile(lambda x: ag.tanh(model(x).detach()))
+    x = np.arange(6.0).reshape(2, 3)
+    wanted = run(ag.tensor(x)).numpy()
+    for device in ("cuda", "cpu", "cuda"):
+        model.to(device)
+        for _ in range(2):
+            found = run(ag.tensor(x, device=device))
+            assert found.device == device
+            np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-13)
+    assert run.recordings == 2
+
+
+def test_a_branch_on_a_value_is_recorded_anew() -> None:
+    def fn(x: Any) -> Any:
+        return x * 2.0 if x.sum() > 0 else -x
+
+    fast = ag.compile(fn)
+    for sign in (1.0, 1.0, -1.0, 1.0, -1.0):
+        x = ag.tensor(sign * np.arange(3.0), device="cuda")
+        np.testing.assert_array_equal(fast(x).numpy(), fn(x).numpy())
+    assert fast.recordings == 2
+
+
+def test_where_a_compiled_function_draws_numbers() -> None:
+    def fn(x: Any) -> Any:
+        return x * ag.random.normal(3)
+
+    x = ag.tensor(np.ones(3), device="cuda")
+    ag.seed(3)
+    wanted = [fn(x).numpy() for _ in range(3)]
+    ag.seed(3)
+    fast = ag.compile(fn)
+    for w in wanted:
+        np.testing.assert_array_equal(fast(x).numpy(), w)
+
+
+def test_devices_do_not_mix() -> None:
+    x, y = ag.tensor([1.0, 2.0], device="cuda"), ag.tensor([3.0, 4.0])
+    with pytest.raises(RuntimeError, match=r"multiply: its operands are on two devices, \(2,\) on 'cuda' and \(2,\)"):
+        x * y
+    np.testing.assert_array_equal((x * np.array([3.0, 4.0])).numpy(), [3.0, 8.0])  # what is no tensor goes there
+    np.testing.assert_array_equal((x * ag.tensor(2.0)).numpy(), [2.0, 4.0])  # so does one number
+    with pytest.raises(ValueError, match="device must be 'cpu' or 'cuda', not 'gpu'"):
+        x.to("gpu")
+    with pytest.raises(TypeError, match=r"on the GPU, where NumPy cannot use it"):
+        np.asarray(x._value)
+    with pytest.raises(ValueError, match=r"add: shapes \(2,\) and \(3,\) do not broadcast"):
+        x + np.ones(3)
+
+
+def test_positions_outside_are_refused() -> None:
+    x = ag.tensor([1.0, 2.0, 3.0], device="cuda")
+    for index in (np.array([0, 3]), ag.tensor([0, -4], device="cuda")):
+        with pytest.raises(IndexError, match="out of range for axis 0 of length 3"):
+            ag.take(x, index, axis=0)
+
+
+def test_gradients_flow_between_devices() -> None:
+    w = ag.tensor([1.0, 2.0], requires_grad=True)
+    there = w.to("cuda")
+    assert there.device == "cuda" and w.to("cpu") is w and there.to("cuda") is there
+    (there * there).sum().to("cpu").backward()
+    assert w.grad is not None and w.grad.device == "cpu"
+    np.testing.assert_array_equal(w.grad.numpy(), [2.0, 4.0])
+
+
+def test_gradients_of_second_order() -> None:
+    x = np.array([0.3, -0.7])
+
+    def slope(x: Any) -> Any:
+        return (ag.grad(lambda x: (ag.tanh(x) ** 3).sum())(x) ** 2).sum()
+
+    found = ag.grad(slope)(ag.tensor(x, device="cuda"))
+    np.testing.assert_allclose(found.numpy(), ag.grad(slope)(x).numpy(), rtol=1e-12)
+
+
+def test_memory_is_given_back_and_taken_again() -> None:
+    from autograd_geo.cuda.pool import pool, room_of
+
+    before = ag.cuda.memory_info()["used"]
+    x = ag.tensor(np.zeros(1000), device="cuda")
+    assert ag.cuda.memory_info()["used"] - before == room_of(8000) == 8192
+    address = x._value.address
+    del x
+    assert ag.cuda.memory_info()["used"] == before
+    assert ag.tensor(np.ones(1001), device="cuda")._value.address == address  # of the same class
+    pool().clear()
+    assert ag.cuda.memory_info()["kept"] == 0
+
+
+def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clear error, and what was there before is still there."""
+    from autograd_geo.cuda.pool import pool
+
+    x = ag.tensor(np.ones(8), requires_grad=True, device="cuda")
+    y = (x * 2.0).sum()
+
+    def full(size: int) -> Any:
+        raise MemoryError("simulated")
+
+    pool().clear()
+    monkeypatch.setattr(pool().driver, "allocate", full)
+    with pytest.raises(MemoryError, match="the GPU has no .* GB for one more array"):
+        ag.tensor(np.ones(100_000), device="cuda")
+    monkeypatch.undo()
+    y.backward()
+    np.testing.assert_array_equal(x.grad.numpy(), np.full(8, 2.0))
+
+
+def test_copies_and_printing() -> None:
+    import copy
+    import pickle
+
+    x = ag.tensor([1.0, 2.0], device="cuda")
+    assert repr(x) == 'tensor([1., 2.], device="cuda")'
+    assert x.tolist() == [1.0, 2.0] and float(x.sum()) == 3.0 and bool(x[0] > 0)
+    for y in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        np.testing.assert_array_equal(y.numpy(), x.numpy())

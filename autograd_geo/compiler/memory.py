@@ -14,6 +14,7 @@ from weakref import ref
 
 import numpy as np
 
+from ..cuda.array import DeviceArray
 from ..tape import Entry
 from ..tensor import Tensor, wrap
 from ..value import SCALAR, UNSHARED, Spec
@@ -51,6 +52,8 @@ class Memory:
         A `private` array is a tensor's or an optimiser's: nobody gives it another shape in place.
         """
         shape, dtype = self._specs[slot]
+        if type(x) is DeviceArray:
+            return None
         array: Array = np.asarray(x)
         if array.shape != shape or array.dtype.newbyteorder("=") != dtype:
             return None
@@ -71,7 +74,7 @@ class Memory:
     def own_value(self, slot: int, t: Tensor) -> Array | None:
         """The array of a tensor that the program may write into: its own, or a copy that it gets."""
         value, entry = t._value, t._entry
-        if type(value) is float or (value.shape, value.dtype) != self._specs[slot]:
+        if type(value) is not np.ndarray or (value.shape, value.dtype) != self._specs[slot]:
             return None
         holders = 2 + (entry is not None)  # the caller's variable, the tensor, its leaf
         alone = getrefcount(value) <= UNSHARED + holders and (
@@ -97,7 +100,7 @@ class Memory:
         value = np.empty(shape, dtype)
         if read:
             given = root.grad._value
-            if type(given) is float or (given.shape, given.dtype) != (shape, dtype):
+            if type(given) is not np.ndarray or (given.shape, given.dtype) != (shape, dtype):
                 return None
             value[...] = given
         gradient = wrap(value)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda.array import on_host
+from ..cuda.array import DeviceArray, on_host
 from ..op import OPERATORS, SIMPLE, Op, frozen, functions
 from ..random import Generator
 from ..tape import (
@@ -78,7 +78,8 @@ class Slot:
         return isinstance(self.state[self.name], int)
 
     def put(self, value: Value) -> None:
-        self.state[self.name] = round(value) if self.whole else np.asarray(value)
+        on_device = type(value) is DeviceArray
+        self.state[self.name] = value if on_device else round(value) if self.whole else np.asarray(value)
 
 
 @dataclass(slots=True)
@@ -313,7 +314,7 @@ class Tracer:
             elif isinstance(value, int):
                 found = self.number(place, value)
             else:
-                entry = leaf(from_user(value), TRACED)
+                entry = leaf(value if type(value) is DeviceArray else from_user(value), TRACED)
                 self.inputs[entry] = Input(entry, place, private=True)
                 found = wrap(entry.value, entry)
             self._slots[key] = Slot(state, name, found, found)

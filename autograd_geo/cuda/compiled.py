@@ -48,7 +48,11 @@ class DeviceRecording:
                 inputs = [i for i in e.inputs if type(i) is Entry]
                 if inputs and all(i in self._on_host for i in inputs) and e.op.family == "pointwise":
                     self._on_host[e] = None
-        self.host = [e for e in entries if e in self._on_host and e not in tracer.inputs]
+        # As they are now: entries lose what they are computed from when the recording ends.
+        self.host = [
+            (e, e.op, e.inputs, e.attrs) for e in entries if self._on_host.get(e, e) is None and e not in tracer.inputs
+        ]
+        self.same = {e: source for e, source in self._on_host.items() if source is not None}
         graph = Graph(tracer)
         for e in entries:
             if e in self._on_host:
@@ -62,24 +66,21 @@ class DeviceRecording:
         self.read: list[Input] = [tracer.inputs[e] for e in entries if e in tracer.inputs and e in self._on_host]
         there = [e for e in self.outputs if e not in self._on_host]
         given = [*(graph.nodes[e] for e in self.numbers), *graph.inputs.values()]
-        self.specs = [(n.shape, n.dtype) for n in graph.inputs.values()]
+        #: The shape and dtype of each of those, and whether it is on the device.
+        self.specs = [(n.shape, n.dtype, isinstance(e.value, DeviceArray)) for e, n in graph.inputs.items()]
         self.program = DeviceProgram(given, [graph.nodes[e] for e in there])
         self._there = {e: k for k, e in enumerate(there)}
 
     def run(self, numbers: Sequence[Any], arrays: Sequence[DeviceArray]) -> list[Any]:
         """The values of the outputs: numbers on the host where they depend on nothing else."""
         values: dict[Any, Any] = {i.entry: float(x) for i, x in zip(self.read, numbers, strict=True)}
-        for e in self.host:
-            source = self._on_host[e]
-            assert source is not None or e.op is not None
-            values[e] = (
-                values[source]
-                if source is not None
-                else e.op.evaluate([strong(values[i]) if type(i) is Entry else i for i in e.inputs], e.attrs)  # type: ignore[union-attr]
-            )
+        for e, op, inputs, attrs in self.host:
+            given = [strong(values[self.same.get(i, i)]) if type(i) is Entry else i for i in inputs]
+            values[e] = op.evaluate(given, attrs)  # type: ignore[union-attr]
+        values |= {e: values[source] for e, source in self.same.items()}
         block = upload(np.array([values[e] for e in self.numbers], float))
-        given = [DeviceArray(block, *SCALAR, 8 * k) for k in range(len(self.numbers))]
-        found = self.program.run(*given, *arrays)
+        sent = [DeviceArray(block, *SCALAR, 8 * k) for k in range(len(self.numbers))]
+        found = self.program.run(*sent, *arrays)
         return [values[e] if e in values else found[self._there[e]] for e in self.outputs]
 
 
@@ -94,19 +95,20 @@ class _DeviceWriter(Writer):
         recording = self.recording
         self.check_arguments()
         self.check_conditions()
-        plain = [i for i in recording.inputs if i.generator is None]
-        names = {id(i): f"x{k}" for k, i in enumerate(recording.inputs)}
         for k, i in enumerate(recording.read):
             self.before.append(f"n{k} = number({i.place.text(self.bind)})")
             self.mismatch_unless(f"n{k} is not None")
-        for i in plain:
-            self._given(names[id(i)], i.place.text(self.bind), recording.specs[recording.inputs.index(i)])
-        draws = self.draws()
-        for i in recording.inputs:
-            if i.generator is not None:
-                self._given(names[id(i)], draws[id(i)], recording.specs[recording.inputs.index(i)])
+        drawn = {}
+        for k, (i, spec) in enumerate(zip(recording.inputs, recording.specs, strict=True)):
+            if i.generator is None:
+                self._given(f"x{k}", i.place.text(self.bind), spec)
+            else:
+                drawn[f"x{k}"] = i, spec
+        draws = self.draws()  # last: nothing may turn out not to hold after them but what is read
+        for name, (i, spec) in drawn.items():
+            self._given(name, draws[id(i)], spec)
         numbers = ", ".join(f"n{k}" for k in range(len(recording.read)))
-        arrays = ", ".join(names[id(i)] for i in recording.inputs)
+        arrays = ", ".join(f"x{k}" for k in range(len(recording.inputs)))
         updates = iter(self.updates)
         for change in self.outline.changes:
             self._change(change, None if change.after is None else next(updates))
@@ -142,12 +144,11 @@ class _DeviceWriter(Writer):
 
 
 def _given(x: Any, spec: Any) -> DeviceArray | None:
-    """What a program is given, on the device; None if it is of another shape or dtype."""
-    if not isinstance(x, DeviceArray):
-        x = np.asarray(x)
-    if (x.shape, x.dtype) != spec:
-        return None
-    return x if isinstance(x, DeviceArray) else to_device(x)
+    """What a program is given, on the device; None if it is of another shape or dtype, or was elsewhere."""
+    if isinstance(x, DeviceArray):
+        return x if (x.shape, x.dtype, True) == spec else None
+    array = np.asarray(x)
+    return to_device(array) if (array.shape, array.dtype, False) == spec else None
 
 
 def _number(x: Any) -> float | None:

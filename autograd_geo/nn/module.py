@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..device import checked, put
 from ..names import printable
 from ..tape import Entry, next_number
-from ..tensor import Parameter, Tensor
+from ..tensor import Parameter, Tensor, wrap
 from ..tree import leaves
 from ..value import Value, from_user
 
@@ -119,6 +120,23 @@ class Module:
                 raise ValueError(f"{name} has shape {t.shape}, the state gives {np.shape(values[name])}")
         for name, t in own.items():
             t.hold(values[name])
+
+    def to(self: Self, device: str) -> Self:
+        """Move every parameter and buffer, and its gradient, to a device, "cpu" or "cuda"; returns itself.
+
+        Raises as `Tensor.to` does, and RuntimeError for a buffer that was computed from others; then nothing has moved.
+        """
+        device = checked(device)
+        tensors = [t for _, t in self._named_tensors()]
+        for name, t in self._named_tensors():
+            if not t.is_leaf:
+                raise RuntimeError(f"{name} is computed from other tensors and cannot be moved; detach() it first")
+        moved = [(put(t._value, device), None if t.grad is None else wrap(put(t.grad._value, device))) for t in tensors]
+        for t, (value, grad) in zip(tensors, moved, strict=True):
+            t.hold(value)
+            if grad is not None:
+                t.grad = grad
+        return self
 
     def train(self: Self, mode: bool = True) -> Self:
         """Switch this module and all inside it to training (dropout acts) or not; returns itself."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.array import DeviceArray, on_host
+from ..device import put
 from ..tape import TRACING, mode, no_grad, tracer
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 
 State = dict[str, Any]
 
@@ -42,13 +44,33 @@ class Optimizer:
             return self._traced_step(tracer())
         for p, state in zip(self.parameters, self.state, strict=True):
             g = p.grad
-            if g is not None:
+            if g is not None and p.device != "cpu":
+                self._step_on_device(p, g, state)
+            elif g is not None:
                 out = p.buffer()  # first: any further reference would make it a new one
                 if not state:
                     state |= self.initial(p._value)
                 change, fresh = self.update(p._value, g._value, state, self)
                 state |= fresh
                 p.hold(np.subtract(p._value, change, out=out))
+
+    def _step_on_device(self, p: Tensor, g: Tensor, state: State) -> None:
+        """The same as ops on tensors, which run where the parameter is."""
+        with no_grad():
+            if not state:
+                state |= self._initial(p)
+            held = {name: wrap(v) if isinstance(v, DeviceArray) else v for name, v in state.items()}
+            change, fresh = self.update(p.detach(), g.detach(), held, self)
+            new = (p.detach() - change)._value
+        state |= {name: v._value if isinstance(v, Tensor) else v for name, v in fresh.items()}
+        p.hold(new)
+
+    def _initial(self, p: Tensor) -> State:
+        """What is accumulated for a parameter before its first update, where the parameter is."""
+        if p.device == "cpu":
+            return self.initial(p._value)
+        state = self.initial(np.empty(p.shape, p.dtype))
+        return {name: put(v, p.device) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
     def _traced_step(self, tracer: Any) -> None:
         """The same as ops on tensors; settings and state are read anew each time the recording runs."""
@@ -58,7 +80,7 @@ class Optimizer:
                 g = p.grad
                 if g is not None:
                     if not state:
-                        state |= self.initial(p._value)
+                        state |= self._initial(p)
                     slots = {name: tracer.slot(state, name) for name in state}
                     change, fresh = self.update(p, g, slots, settings)
                     tracer.assign(p, p - change)
@@ -83,7 +105,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the learning rate and of what was accumulated for each parameter."""
-        return {"lr": self.lr, "state": [{k: copy.copy(v) for k, v in s.items()} for s in self.state]}
+        return {"lr": self.lr, "state": [{k: copy.copy(on_host(v)) for k, v in s.items()} for s in self.state]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict()` returned.
@@ -106,7 +128,7 @@ class Optimizer:
 
     def _fitting(self, n: int, parameter: Tensor, given: Mapping[str, Any]) -> State:
         """A copy of what was accumulated for parameter `n`, if that is what this optimiser accumulates for it."""
-        wanted = self.initial(parameter._value)
+        wanted = self.initial(np.empty(parameter.shape, parameter.dtype))
         if given and given.keys() != wanted.keys():
             raise KeyError(
                 f"state[{n}]: {type(self).__name__} accumulates {sorted(wanted)}, the state has {sorted(given)}"
@@ -120,7 +142,7 @@ class Optimizer:
                 raise ValueError(f"state[{n}][{name!r}] has shape {array.shape}, its parameter needs {like.shape}")
             if like.dtype.kind == "i" and array < 0:
                 raise ValueError(f"state[{n}][{name!r}] counts from 0, the state gives {array}")
-            fresh[name] = int(array) if like.dtype.kind == "i" else np.array(array)
+            fresh[name] = int(array) if like.dtype.kind == "i" else put(np.array(array), parameter.device)
         return fresh
 
 
