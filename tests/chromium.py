@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 KEYS = {" ": ("Space", 32), "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("ArrowLeft", 37), "End": ("End", 35),
-        "Home": ("Home", 36), "PageDown": ("PageDown", 34), "Enter": ("Enter", 13)}  # fmt: skip
+        "Home": ("Home", 36), "PageDown": ("PageDown", 34), "Enter": ("Enter", 13),
+        "Escape": ("Escape", 27)}  # fmt: skip
 
 
 def browser() -> str | None:

@@ -441,7 +441,7 @@ def test_a_style_reaches_only_what_follows_the_reader() -> None:
     assert "<style>" in auto and 'class="autograd-geo"' in auto
     selectors = re.findall(r"([^{}]*)\{(?:fill|stroke):", auto)
     assert selectors and all(".autograd-geo" in s for s in selectors)
-    drawn = lesson_data(ag.steps(x * x))["drawing"]
+    drawn = lesson_data(ag.steps(x * x))["drawing"]["svg"]
     for other in (light, dark, drawn):
         assert "<svg" in other and "autograd-geo" not in other and "<style>" not in other
 

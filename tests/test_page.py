@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,12 +265,110 @@ def test_what_users_call_things_does_nothing(tab: chromium.Tab, tmp_path: Path) 
     assert "<img src=x" in text(tab, ".known")
 
 
+def test_indices_and_powers_of_ten_are_typeset(tab: chromium.Tab, tmp_path: Path) -> None:
+    w14 = ag.tensor(3e-20, requires_grad=True)
+    lesson = ag.steps(w14 * w14 * 0.5)
+    opened(tab, lesson, tmp_path)
+    parts = "[...document.querySelectorAll('.formulas {}')].map(e => [...e.children].map(c => c.textContent).join(' '))"
+    assert set(tab.evaluate(parts.format("msub"))) == {"w 14"}
+    assert set(tab.evaluate(parts.format("msup"))) == {"10 −20"}
+    tab.press("End")
+    assert text(tab, ".title") == "The gradient of w14 is complete"
+
+
+PLACE = "document.querySelector('{}').getBoundingClientRect()"
+
+
+def test_what_is_in_a_box_is_seen_there_and_beside_it(tab: chromium.Tab, tmp_path: Path) -> None:
+    lesson = ag.steps(long(100))
+    opened(tab, lesson, tmp_path)
+    lit = "[...document.querySelectorAll('.drawing .node.live')].map(e => e.textContent.replace(/\\s+/g, ' ').trim())"
+    for k, box in ((3, "x"), (150, "loop1[1] … loop1[99]"), (len(lesson) - 1, "start")):
+        scrub(tab, k)
+        (live,) = tab.evaluate(lit)
+        assert box in live
+        assert text(tab, ".box.live b") == (lesson[k].operand or lesson[k].name)
+        frame, box = (
+            tab.evaluate(f"(r => [r.left, r.top, r.right, r.bottom])({PLACE.format(part)})")
+            for part in (".drawing", ".node.live")
+        )
+        assert box[:2] >= frame[:2] and box[2:] <= frame[2:]
+    assert tab.evaluate("document.querySelectorAll('.drawing .edge.passed').length") > 5
+    tab.evaluate("document.querySelector('.drawing .node.live').dispatchEvent(new MouseEvent('click'))")
+    assert text(tab, ".title") == "start is given"
+
+
+def test_the_graph_is_followed_without_graphviz_too(
+    tab: chromium.Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lesson = ag.steps(example())
+    opened(tab, lesson, tmp_path)
+    for k in range(len(lesson)):
+        scrub(tab, k)
+        live = tab.evaluate("[...document.querySelectorAll('.drawing .node.live text')].map(e => e.textContent)")
+        assert (lesson[k].operand or lesson[k].name) in live
+    assert tab.evaluate("document.querySelectorAll('.drawing .edge.passed').length") == 9
+
+
+COVERED = """(() => {
+  const controls = document.querySelector('.controls').getBoundingClientRect();
+  return [...document.querySelectorAll('.picture, .card, .known')].map(e => e.getBoundingClientRect())
+    .filter(r => r.bottom > controls.top && r.top < controls.bottom).length;
+})()"""
+
+
+@pytest.mark.parametrize("make", [example, lambda: long(100)])
+def test_a_wide_page_is_one_screen_where_nothing_is_covered(
+    tab: chromium.Tab, tmp_path: Path, make: Callable[[], ag.Tensor]
+) -> None:
+    pytest.importorskip("pygraphviz")
+    lesson = ag.steps(make())
+    opened(tab, lesson, tmp_path)
+    for height in (600, 720, 800, 1080):
+        tab.look(1280, height)
+        for k in (0, len(lesson) // 2, len(lesson) - 1):
+            scrub(tab, k)
+            assert tab.evaluate(COVERED) == 0
+            assert tab.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    tab.look(1280, 800)
+    frame = (
+        "(d => [d.scrollWidth - d.clientWidth, d.scrollHeight - d.clientHeight])(document.querySelector('.drawing'))"
+    )
+    assert tab.evaluate(frame) == [0, 0]
+
+
+def test_the_controls_are_one_slim_row_on_a_phone(tab: chromium.Tab, tmp_path: Path) -> None:
+    lesson = ag.steps(example())
+    opened(tab, lesson, tmp_path)
+    for width in (320, 390):
+        tab.look(width, 844)
+        assert tab.evaluate("document.querySelector('.controls').getBoundingClientRect().height") <= 64
+        tab.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        assert tab.evaluate(COVERED) == 0
+        tab.evaluate("document.querySelector('.more').click()")
+        small = """[...document.querySelectorAll('button, select, .scrubber, .menu label')]
+            .filter(e => e.checkVisibility()).map(e => [e.className, e.getBoundingClientRect()])
+            .filter(([, r]) => r.width < 44 || r.height < 44 || r.left < 0 || r.right > innerWidth)
+            .map(([name]) => name)"""
+        assert tab.evaluate(small) == []
+        tab.evaluate("document.querySelector('.last').click()")
+        assert position(tab) == len(lesson) - 1
+        tab.evaluate("document.querySelector('.ask').click()")
+        tab.evaluate("document.querySelector('.first').click()")
+        assert position(tab) == 0
+        assert tab.evaluate("document.querySelector('.more').ariaExpanded") == "true"
+        tab.press("Escape")
+        assert not tab.evaluate("document.querySelector('.menu').checkVisibility()")
+
+
 def test_ten_thousand_entries_are_scrubbed_smoothly(tab: chromium.Tab, tmp_path: Path) -> None:
     lesson = ag.steps(long())
     opened(tab, lesson, tmp_path)
     scrub(tab, 20_000)
     assert text(tab, ".title") == lesson[20_000].card.title
-    assert tab.evaluate("document.querySelectorAll('#lesson *').length") < 700
+    assert tab.evaluate("document.querySelectorAll('#lesson *').length") < 900
     assert len(lesson.names) > 10_000 and tab.evaluate("document.querySelectorAll('.box.live').length") == 1
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 import autograd_geo as ag
 from autograd_geo.viz import backward_text
+from autograd_geo.viz.mathematics import indexed
+from autograd_geo.viz.values import SHOWN, number
 
 
 def example(**options: Any) -> ag.Tensor:
@@ -51,4 +58,25 @@ def test_text_of_arrays() -> None:
     loss = (w @ np.arange(3.0)).sum()
     text = backward_text(loss)
     assert "matmul" in text
-    assert "w.grad = [[0., 1., 2.]," in text or "w.grad = [[0., 1., 2.]" in text
+    assert "w.grad = [[0, 1, 2], [0, 1, 2]]" in text
+
+
+SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, max_side=SHOWN).filter(lambda shape: np.prod(shape) <= SHOWN)
+
+
+@given(hnp.arrays(st.sampled_from([np.float64, np.float32, np.int64, np.bool_]), SHAPES))
+def test_small_arrays_are_written_without_stray_spaces(array: Any) -> None:
+    text = number(array)
+    assert not any(stray in text for stray in ("[ ", " ,", " ]", "  "))
+    for python, javascript in {"nan": "NaN", "inf": "Infinity", "True": "true", "False": "false"}.items():
+        text = text.replace(python, javascript)
+    np.testing.assert_allclose(np.array(json.loads(text), float), array.astype(float), rtol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("w14", ("w", "14")), ("x₅₂", ("x", "52")), ("α1", ("α", "1")), ("x", ("x", "")), ("2", ("2", "")),
+     ("a_1", ("a_1", "")), ("net.layers.0", ("net.layers.0", "")), ("", ("", "")), ("x\n1", ("x\n1", ""))],
+)  # fmt: skip
+def test_the_number_a_name_ends_in_is_its_index(name: str, parts: tuple[str, str]) -> None:
+    assert indexed(name) == parts

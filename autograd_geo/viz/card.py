@@ -18,7 +18,6 @@ from .formulas import (
     Formula,
     derivative,
     formula,
-    on_one_line,
     partial,
     partial_value,
     product,
@@ -27,6 +26,7 @@ from .formulas import (
     total,
 )
 from .steps import ACCUMULATE, FORWARD, LOCAL, SEED, UPDATE, WRITE, Moment, Record, reached
+from .values import number
 
 #: Factors of a chain that are written out; it starts with the derivative of the output by the value before them.
 LONGEST_CHAIN = 5
@@ -83,7 +83,7 @@ def card(record: Record, k: int) -> Card:
     if moment.kind == LOCAL:
         compared = check(entry, moment.operand, moment.came, moment.value)
     return Card(
-        title(record, moment), rule, None if numbers == rule else numbers, passed, chain, on_one_line(moment.value),
+        title(record, moment), rule, None if numbers == rule else numbers, passed, chain, number(moment.value),
         source_of(entry), compared, " ".join(_notes(record, k)),
     )  # fmt: skip
 

@@ -35,12 +35,7 @@ def symbol(source: Entry | Number, named: Mapping[Entry, str]) -> Node:
 
 def quantity(value: Any) -> Node:
     """A value as it stands in a formula: a number, a small array in full, a large one by its shape."""
-    return Num(float(value)) if np.ndim(value) == 0 else Var(on_one_line(value))
-
-
-def on_one_line(value: Any) -> str:
-    """A value as text without line breaks."""
-    return number(value).replace("\n", "")
+    return Num(float(value)) if np.ndim(value) == 0 else Var(number(value))
 
 
 def derivative(top: str, name: str) -> Node:

@@ -12,11 +12,11 @@ from ..tensor import Tensor, entry_of
 from .annotations import Annotations
 from .boxes import ITERATION, Box, Shown, closed_without, frames, opening, readable, shown, tree
 from .mathematics import counted
-from .picture import Picture
+from .picture import MOST_LEAVES, Picture
 from .render import Graph, svg
 
-#: A tape of more operations is not drawn whole; then so many cards of operations and boxes are.
-WHOLE, MOST = 60, 30
+#: A tape of more operations is not drawn whole; then so many cards of operations and boxes are, in an overview so many.
+WHOLE, MOST, FEWEST = 60, 30, 10
 #: Pictures in a page for boxes that open and close one at a time; and cards in all, beyond which boxes that are open
 #: together get no picture of their own: each has to be laid out when the page is made.
 MOST_VIEWS, MOST_CARDS = 16, 400
@@ -104,6 +104,13 @@ class TapeGraph(Graph):
         return f"<graph of {name}: {counted(len(self._notes.operations), 'operation')}>"
 
 
+def overview(output: Entry) -> Picture:
+    """A tape at a glance: as `graph` draws it, or if that is not whole, with fewer boxes open."""
+    drawn = tape_graph(output, rankdir="LR", theme="light", expand=(), depth=None, most=FEWEST)
+    leaves = FEWEST if drawn.closed else MOST_LEAVES
+    return Picture(drawn._notes, shown(drawn._top, drawn._opened), "LR", most_leaves=leaves)
+
+
 def _clickable(seen: Shown) -> list[Box]:
     """Closed boxes, which open, and frames, which close; iterations close with their loop."""
     closed = [item[0] for item, _ in seen if not isinstance(item, Entry)]
@@ -149,7 +156,7 @@ def graph(
 
 def tape_graph(
     last: Entry, marks: Mapping[Entry, str] = MappingProxyType({}), *, rankdir: str, theme: str,
-    expand: str | Iterable[str], depth: int | None,
+    expand: str | Iterable[str], depth: int | None, most: int = MOST,
 ) -> TapeGraph:  # fmt: skip
     """`graph` of an entry, with `marks` beside some: the first is shown, boxes around it opened, where it may be."""
     names = [expand] if isinstance(expand, str) else list(expand)
@@ -158,7 +165,7 @@ def tape_graph(
     top = tree(history(notes.last), folded=large or bool(names) or depth is not None)
     if depth is None and not large:
         depth = len(notes.operations)
-    opened = readable(top, MOST, depth)
+    opened = readable(top, most, depth)
     opened.update(*[opening(found(top, name)) for name in names])
     first = next(iter(marks), None)
     if first is not None and depth is None:

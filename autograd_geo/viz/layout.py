@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from .drawing import INK, LINE, MATH, Card, Drawing
+from .drawing import INK, LINE, MATH, Card, Drawing, Edge
 from .mathematics import xml
 
 _CHARACTER, _LINE, _PAD, _BETWEEN, _GAP = 6.4, 15.0, 7.0, 22.0, 48.0
@@ -33,12 +33,11 @@ def svg(drawing: Drawing) -> str:
             spots[name] = _turned((along + depth / 2, across + height / 2), flip)
             across += height
         along += depth + gap
-    parts = [_curve([spots[p] for p in path], flip) for path in paths]
-    parts += [_box(card, spots[name], sizes[name]) for name, card in drawing.cards.items()]
-    for edge, path in zip(drawing.edges, paths, strict=True):
-        if edge.label:
-            (x, y), (u, v) = spots[path[0]], spots[path[1]]
-            parts.append(_text(edge.label.plain, 0.6 * x + 0.4 * u, 0.6 * y + 0.4 * v - 4, MATH, anchor="middle"))
+    parts = [_edge(edge, [spots[p] for p in path], flip) for edge, path in zip(drawing.edges, paths, strict=True)]
+    parts += [
+        f'<g id="{name}" class="node">{_box(card, spots[name], sizes[name])}</g>'
+        for name, card in drawing.cards.items()
+    ]
     left, top = (min(spots[n][i] - sizes[n][i] / 2 for n in sizes) - _PAD for i in (0, 1))
     right, bottom = (max(spots[n][i] + sizes[n][i] / 2 for n in sizes) + _PAD for i in (0, 1))
     if drawing.note:
@@ -109,6 +108,14 @@ def _untangle(columns: list[list[str]], paths: Iterable[list[str]]) -> None:
             place.update((name, k - len(column) / 2) for k, name in enumerate(column))
 
 
+def _edge(edge: Edge, points: list[tuple[float, float]], flip: bool) -> str:
+    label = ""
+    if edge.label:
+        (x, y), (u, v) = points[:2]
+        label = _text(edge.label.plain, 0.6 * x + 0.4 * u, 0.6 * y + 0.4 * v - 4, MATH, anchor="middle")
+    return f'<g id="{edge.start}-{edge.end}" class="edge">{_curve(points, flip)}{label}</g>'
+
+
 def _curve(points: list[tuple[float, float]], flip: bool) -> str:
     """A smooth line through points; the cards are drawn over its ends."""
     text = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
@@ -134,7 +141,7 @@ def _box(card: Card, spot: tuple[float, float], size: tuple[float, float]) -> st
     for k, row in enumerate(card.rows):
         weight = "bold" if k == 0 else "normal"
         parts.append(_text(row.plain, x + _PAD, y + (k + 0.9) * _LINE, INK, weight=weight))
-    return f"<g>{''.join(parts)}</g>"
+    return "".join(parts)
 
 
 def _text(text: str, x: float, y: float, color: str, *, anchor: str = "start", weight: str = "normal") -> str:

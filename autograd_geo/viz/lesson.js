@@ -3,7 +3,9 @@
 /* Shows a lesson in `root`; `data` is what lesson_page.py's lesson_data makes, `keys` where keys are listened for. */
 const mountLesson = (() => {
   const SKELETON = `
-    <section class="picture" aria-label="Computation graph"><div class="drawing"></div></section>
+    <section class="picture" aria-label="Computation graph">
+      <div class="drawing"></div><div class="near" aria-label="Around the present step"></div>
+    </section>
     <section class="card" aria-label="Step">
       <p class="kind"></p><h2 class="title"></h2>
       <div class="formulas"></div>
@@ -20,15 +22,20 @@ const mountLesson = (() => {
     </section>
     <section class="known" aria-label="All values and derivatives" tabindex="0"></section>
     <section class="controls" aria-label="Player">
-      <div class="track" aria-hidden="true"></div>
-      <input class="scrubber" type="range" min="0" step="1" aria-label="Step">
-      <div class="buttons">
-        <button class="first" title="First step (Home)" aria-label="First step">«</button>
-        <button class="prev" title="Back (←)" aria-label="One step back">‹</button>
-        <button class="play" title="Play (space)" aria-label="Play">▶ Play</button>
-        <button class="next" title="On (→)" aria-label="One step on">›</button>
-        <button class="last" title="Last step (End)" aria-label="Last step">»</button>
+      <button class="prev" title="Back (←)" aria-label="One step back">‹</button>
+      <button class="play" title="Play (space)"><span class="sign"></span><span class="word"></span></button>
+      <button class="next" title="On (→)" aria-label="One step on">›</button>
+      <div class="scrub">
+        <div class="rail">
+          <div class="track" aria-hidden="true"></div>
+          <input class="scrubber" type="range" min="0" step="1" aria-label="Step">
+        </div>
         <output class="place"></output>
+      </div>
+      <button class="more" aria-label="More controls" aria-expanded="false">⋯</button>
+      <div class="menu">
+        <button class="first" title="First step (Home)" aria-label="First step">«<span class="word"> First</span></button>
+        <button class="last" title="Last step (End)" aria-label="Last step"><span class="word">Last </span>»</button>
         <label>Speed <select class="speed"><option value="3000">slow</option><option value="1500" selected>normal</option>
           <option value="600">fast</option><option value="150">very fast</option><option value="16">film</option>
         </select></label>
@@ -59,13 +66,14 @@ const mountLesson = (() => {
     const computed = new Array(data.nodes.length).fill(-1);
     const changes = data.nodes.map(() => []);
     const written = new Map();
-    const flows = new Map();  // "input>value" to the steps of its local derivatives
+    const cards = data.drawing.cards;
+    const flows = new Map();  // "card>card" to the steps of local derivatives by values of the first
     data.steps.forEach(([, node, operand], k) => {
       const kind = kindOf(k);
       if (kind === "given" || kind === "forward") computed[node] = k;
       else if (kind === "local") {
         if (!changes[operand].length) changes[operand].push(k);
-        const edge = `${operand}>${node}`;
+        const edge = `${cards[operand]}>${cards[node]}`;
         flows.set(edge, [...(flows.get(edge) || []), k]);
       } else if (kind === "write") written.set(node, k);
       else if (kind !== "update") changes[node].push(k);
@@ -93,8 +101,9 @@ const mountLesson = (() => {
       const made = parsed.get(template).cloneNode(true);
       for (const place of made.querySelectorAll("[data-fill]")) {
         const fill = fills[place.dataset.fill];
-        if (typeof fill === "number") place.textContent = data.nodes[fill][0];
+        if (typeof fill === "number") place.replaceWith(named(...data.nodes[fill]));
         else if (/^\[\[?[^[\]]+\]/.test(fill)) place.replaceWith(matrix(fill));
+        else if (/^[\d.]+e/.test(fill)) place.replaceWith(scientific(fill));
         else place.textContent = fill;
       }
       return made;
@@ -105,9 +114,19 @@ const mountLesson = (() => {
       made.append(...parts);
       return made;
     };
+    const named = (name, index) => {
+      if (!index) return math("mi", name);
+      const digits = name.slice(-index).replace(/[₀-₉]/g, (digit) => digit.codePointAt(0) - 0x2080);
+      return math("msub", math("mi", name.slice(0, -index)), math("mn", digits));
+    };
+    const scientific = (text) => {
+      const [digits, power] = text.split("e");
+      const exponent = math("mn", power.replace(/^(.?)0*/, "$1").replace("+", ""));
+      return math("mrow", math("mn", digits), math("mo", "·"), math("msup", math("mn", "10"), exponent));
+    };
     const matrix = (text) => {
       const rows = text.slice(1, -1).split("]").map((row) => row.replace(/^[\s,[]+/, "")).filter((row) => row);
-      const cell = (number) => math("mtd", math("mn", minus(number.trim().replace(/\.$/, ""))));
+      const cell = (number) => math("mtd", math("mn", minus(number.trim())));
       const made = rows.map((row) => math("mtr", ...row.split(",").map(cell)));
       const table = math("mtable", ...made);
       table.setAttribute("class", "matrix");
@@ -117,51 +136,83 @@ const mountLesson = (() => {
 
     // --- pictures
     const drawing = find(".drawing");
-    const boxes = new Map(), edges = [];
-    if (data.drawing) {
-      drawing.innerHTML = data.drawing;
+    const boxes = new Map(), edges = [];  // by card: its element, when it is first computed, where its gradient stands
+    const isWhole = cards.length > 0 && cards.every((card, n) => card === n || card < 0);
+    if (data.drawing.svg) {
+      drawing.innerHTML = data.drawing.svg;
       const svg = drawing.querySelector("svg");
-      svg.style.setProperty("--wide", `${svg.viewBox.baseVal.width}px`);
+      const { width, height } = svg.viewBox.baseVal;
+      drawing.style.setProperty("--wide", `${width}px`);
+      drawing.style.setProperty("--high", `${height}px`);
+      drawing.style.setProperty("--ratio", width / height);
       svg.setAttribute("role", "img");
       svg.setAttribute("aria-label", `Computation graph of ${data.top}`);
+      const starts = new Map();
+      cards.forEach((card, n) => {
+        if (computed[n] >= 0) starts.set(card, Math.min(computed[n], starts.get(card) ?? Infinity));
+      });
       const seen = new Map();
       for (const group of svg.querySelectorAll("g.node, g.edge")) {
-        const [, from, to] = /^v(\d+)(?:-v(\d+))?$/.exec(group.id) || [];
+        const [, from, to] = /^c(\d+)(?:-c(\d+))?$/.exec(group.id) || [];
         group.querySelector("title")?.remove();
         group.removeAttribute("id");
-        if (to === undefined && data.nodes[from]) {
-          const slope = [...group.querySelectorAll("text")].find((t) => /^\s*gradient/.test(t.textContent));
-          boxes.set(Number(from), { group, slope });
+        if (to === undefined && starts.has(Number(from))) {
+          const lines = [...group.querySelectorAll("text")];
+          const slope = lines.find((t) => /^\s*gradient/.test(t.textContent));
+          const room = Math.max(...lines.map((t) => t.textContent.length));
+          boxes.set(Number(from), { group, slope, room, start: starts.get(Number(from)) });
+          group.onclick = () => move(starts.get(Number(from)));
         } else if (to !== undefined) {
-          const edge = `${from}>${to}`, n = seen.get(edge) || 0;
+          const edge = `${from}>${to}`, n = seen.get(edge) || 0, passes = flows.get(edge) || [];
+          const single = Number(from) < data.nodes.length && Number(to) < data.nodes.length;
           seen.set(edge, n + 1);
-          edges.push({ group, step: (flows.get(edge) || [])[n] });
+          edges.push({ group, passes: new Set(single ? passes.slice(n, n + 1) : passes) });
         }
       }
-    } else drawing.classList.add("near");
+    }
+    drawing.hidden = !data.drawing.svg;
+    drawing.classList.toggle("overview", !isWhole);
+    find(".near").hidden = isWhole;
 
+    const keepInSight = (window, groups) => {  // where a drawing is larger than its window
+      const frame = window.getBoundingClientRect(), places = groups.map((group) => group.getBoundingClientRect());
+      const missing = (low, high, length) => {
+        let from = Math.min(...places.map((p) => p[low])), to = Math.max(...places.map((p) => p[high]));
+        if (from >= frame[low] && to <= frame[high]) return 0;
+        if (to - from > length) [from, to] = [places[0][low], places[0][high]];
+        return (from + to - frame[low] - frame[high]) / 2;
+      };
+      window.scrollLeft += missing("left", "right", frame.width);
+      window.scrollTop += missing("top", "bottom", frame.height);
+    };
+    const write = (slope, room, text) => {  // into a card that was made for so many letters
+      slope.textContent = slope.textContent.replace(/gradient.*/, text);
+      slope.removeAttribute("textLength");
+      if (slope.textContent.length <= room) return;
+      const card = slope.parentElement.querySelector("path, rect").getBBox();
+      slope.setAttribute("textLength", Math.max(card.x + card.width - 6 - slope.getAttribute("x"), 1));
+      slope.setAttribute("lengthAdjust", "spacingAndGlyphs");
+    };
     const paintDrawing = (k, kind, node, operand) => {
-      for (const [n, { group, slope }] of boxes) {
-        const value = derivative(n, k);
-        group.classList.toggle("dim", !isKnown(n, k));
-        const live = n === (kind === "local" ? operand : node);
-        group.classList.toggle("live", live);
-        if (live) {  // keep it in sight where the drawing is wider than its window
-          const here = group.getBoundingClientRect(), frame = drawing.getBoundingClientRect();
-          drawing.scrollLeft += here.left + here.width / 2 - frame.left - frame.width / 2;
-          drawing.scrollTop += here.top + here.height / 2 - frame.top - frame.height / 2;
+      const live = cards[kind === "local" ? operand : node];
+      for (const [card, { group, slope, room, start }] of boxes) {
+        group.classList.toggle("dim", start > k);
+        group.classList.toggle("live", card === live);
+        if (slope && changes[card].length) {
+          const value = derivative(card, k);
+          write(slope, room, `gradient ${value === null ? "?" : minus(value)}`);
         }
-        if (slope && changes[n].length)
-          slope.textContent = slope.textContent.replace(/gradient.*/, `gradient ${value === null ? "?" : minus(value)}`);
       }
-      for (const { group, step } of edges) {
-        group.classList.toggle("passed", step !== undefined && step <= k);
-        group.classList.toggle("live", step === k);
+      for (const { group, passes } of edges) {
+        group.classList.toggle("passed", passes.size > 0 && passes.values().next().value <= k);
+        group.classList.toggle("live", passes.has(k));
       }
+      const sight = [live, cards[node]].filter((card) => boxes.has(card)).map((card) => boxes.get(card).group);
+      if (sight.length) keepInSight(drawing, sight);
     };
     const box = (n, k, live) => {
       const made = element("div", live ? "box live" : "box");
-      made.append(element("b", "", data.nodes[n][0]), element("span", "", isKnown(n, k) ? minus(data.nodes[n][1]) : "·"));
+      made.append(element("b", "", data.nodes[n][0]), element("span", "", isKnown(n, k) ? minus(data.nodes[n][2]) : "·"));
       const value = derivative(n, k);
       if (changes[n].length) made.append(element("i", "", `gradient ${value === null ? "?" : minus(value)}`));
       return made;
@@ -170,15 +221,18 @@ const mountLesson = (() => {
     data.nodes.forEach(([, , , inputs], n) => inputs.forEach((i) => readers[i].push(n)));
     const column = (nodes, k, live) => {
       const made = element("div", "column");
-      for (const n of nodes.slice(0, 4)) made.append(box(n, k, n === live));
-      if (nodes.length > 4) made.append(element("span", "more", `and ${nodes.length - 4} more`));
+      for (const n of nodes.slice(0, 3)) made.append(box(n, k, n === live));
+      if (nodes.length > 3) made.append(element("span", "rest", `and ${nodes.length - 3} more`));
       return made;
     };
     const paintNear = (k, kind, node, operand) => {
       const live = kind === "local" ? operand : node;
-      const parts = [[...new Set(data.nodes[node][3])], [node], [...new Set(readers[node])]].filter((p) => p.length);
-      drawing.replaceChildren(...parts.flatMap((nodes, n) =>
+      const first = (nodes, n) => [...new Set(nodes.includes(n) ? [n, ...nodes] : nodes)];
+      const via = kind === "accumulate" ? data.steps[position - 1][1] : -1;  // the path that arrives
+      const parts = [first(data.nodes[node][3], operand), [node], first(readers[node], via)].filter((p) => p.length);
+      find(".near").replaceChildren(...parts.flatMap((nodes, n) =>
         n ? [element("span", "arrow", "→"), column(nodes, k, live)] : [column(nodes, k, live)]));
+      keepInSight(find(".near"), [...root.querySelectorAll(".box.live")]);
     };
 
     const table = find(".known");
@@ -205,7 +259,7 @@ const mountLesson = (() => {
     const paintTable = (k, live) => {
       rows.forEach((row, n) => {
         const value = derivative(n, k);
-        row.children[1].textContent = isKnown(n, k) ? minus(data.nodes[n][1]) : "";
+        row.children[1].textContent = isKnown(n, k) ? minus(data.nodes[n][2]) : "";
         row.children[2].textContent = value === null ? "" : minus(value) + (written.get(n) <= k ? " → .grad" : "");
         row.classList.toggle("live", n === live);
       });
@@ -293,19 +347,25 @@ const mountLesson = (() => {
           line.slice(0, source[1]), element("mark", "", line.slice(source[1], source[2])), line.slice(source[2]));
       }
       const known = hidden ? k - 1 : k;
-      (data.drawing ? paintDrawing : paintNear)(known, kind, node, operand);
+      paintDrawing(known, kind, node, operand);
+      if (!isWhole) paintNear(known, kind, node, operand);
       paintTable(known, kind === "local" ? operand : node);
       find(".scrubber").value = k;
+      find(".scrub").style.setProperty("--done", last ? k / last : 1);
       find(".scrubber").setAttribute("aria-valuetext", `Step ${k + 1} of ${last + 1}: ${title}`);
       find(".place").textContent = `${k + 1} / ${last + 1}`;
       find(".spoken").textContent = verdict || (hidden ? "What comes next?" : `Step ${k + 1}. ${title}: ${minus(value)}. ${said}`);
     };
     const go = (k) => show(Math.min(Math.max(k, 0), last));
+    const sign = (glyph, word) => {
+      find(".play .sign").textContent = glyph;
+      find(".play .word").textContent = word;
+      find(".play").setAttribute("aria-label", word);
+    };
     const stop = () => {
       clearTimeout(timer);
       timer = 0;
-      find(".play").textContent = "▶ Play";
-      find(".play").setAttribute("aria-label", "Play");
+      sign("▶\uFE0E", "Play");
     };
     const tick = () => {
       if (position >= last || asking(position)) return stop();
@@ -314,8 +374,7 @@ const mountLesson = (() => {
     };
     const play = () => {
       if (timer) return stop();
-      find(".play").textContent = "‖ Pause";
-      find(".play").setAttribute("aria-label", "Pause");
+      sign("‖", "Pause");
       timer = setTimeout(tick, position >= last ? 0 : Math.min(300, Number(find(".speed").value)));
       if (position >= last) go(0);
     };
@@ -334,6 +393,12 @@ const mountLesson = (() => {
     find(".next").onclick = () => move(position + 1);
     find(".last").onclick = () => move(last);
     find(".play").onclick = play;
+    const unfold = (open) => {  // the menu, where there is no room for what is in it
+      find(".controls").classList.toggle("open", open);
+      find(".more").setAttribute("aria-expanded", open);
+    };
+    find(".more").onclick = () => unfold(!find(".controls").classList.contains("open"));
+    root.addEventListener("click", (event) => event.target.closest(".more, .menu") || unfold(false));
     find(".ask").checked = data.quiz;
     find(".ask").onchange = () => show(position);
     keys.addEventListener("keydown", (event) => {
@@ -342,7 +407,8 @@ const mountLesson = (() => {
       const act = {
         ArrowRight: () => move(position + 1), ArrowLeft: () => move(position - 1), Home: () => move(0),
         End: () => move(last), PageDown: () => move(position + page), PageUp: () => move(position - page),
-        " ": event.target.closest("button, summary") ? null : play,
+        " ": event.target.closest("button") ? null : play,
+        Escape: find(".controls.open") ? () => unfold(false) : null,
       }[event.key];
       if (act) {
         event.preventDefault();
@@ -359,6 +425,7 @@ const mountLesson = (() => {
       piece.dataset.kind = kindOf(Math.floor((n * (last + 1)) / cuts));
       track.append(piece);
     }
+    stop();
     show(0);
     return player;
   };

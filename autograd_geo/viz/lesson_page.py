@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from importlib.resources import files
 from itertools import islice
@@ -22,16 +23,16 @@ from .. import expr
 from ..expr import Call, Node, Num, Var
 from ..files import write_atomically
 from ..tape import Entry
-from ..tensor import wrap
 from . import quiz as questions
 from .card import TITLES, Source, card, source_of, title_kind
 from .difference import Check
-from .formulas import Formula, on_one_line
-from .graph import graph
+from .formulas import Formula
+from .graph import overview
+from .mathematics import indexed
+from .render import svg
 from .steps import LOCAL, Lesson, reached
+from .values import summary
 
-#: Up to so many values the whole graph is drawn, beyond the surroundings of the present step.
-LARGEST_DRAWING = 120
 #: Of a long lesson the first so many questions are asked.
 MOST_QUESTIONS = 500
 #: Up to so many steps the page holds the lesson as text too, for browsers without scripts.
@@ -99,10 +100,10 @@ class _Packer:
         return [self.lines.number((found.place, found.text)), found.start, found.end]
 
     def node(self, entry: Entry) -> list[Any]:
-        """Name, value, the values it is computed from, the user's line."""
+        """Name, length of the index it ends in, value, the values it is computed from, the user's line."""
         inputs = [self.places[i] for i in entry.inputs if isinstance(i, Entry)]
-        symbol = entry.op.symbol if entry.op is not None else ""
-        return [self.record.named[entry], on_one_line(entry.value), symbol, inputs, self.source(source_of(entry))]
+        name = self.record.named[entry]
+        return [name, len(indexed(name)[1]), summary(entry.value), inputs, self.source(source_of(entry))]
 
     def step(self, k: int) -> list[Any]:
         """Kind, value it is about, value a derivative is by, what comes of it, formulas, check, note."""
@@ -110,7 +111,7 @@ class _Packer:
         formulas = self.formulas((told.rule, told.numbers, told.passed, told.chain))
         return [
             self.words.number(title_kind(moment)), self.places[moment.entry],
-            self.places[reached(moment)] if moment.kind == LOCAL else -1, told.value, formulas,
+            self.places[reached(moment)] if moment.kind == LOCAL else -1, summary(moment.value), formulas,
             self.check(told.check), self.words.number(told.note),
         ]  # fmt: skip
 
@@ -141,7 +142,7 @@ def lesson_data(lesson: Lesson, quiz: bool = False) -> dict[str, Any]:
         "rows": packer.rows.list(),
         "words": packer.words.list(),
         "lines": packer.lines.list(),
-        "drawing": _drawing(record.output, packer.places) if len(record.order) <= LARGEST_DRAWING else "",
+        "drawing": _drawing(record.output, packer.places),
         "judging": {
             "number": questions.NUMBER, "relative": questions.RELATIVE, "absolute": questions.ABSOLUTE,
             "unknown": questions.UNKNOWN, "unreadable": questions.UNREADABLE,
@@ -162,18 +163,27 @@ def _mathml(sides: tuple[Node, ...], flows: bool) -> list[str]:
     return [first, *[f"<mo form='infix'>{sign}</mo>{side}" for sign, side in zip(signs, rest, strict=False)]]
 
 
-def _drawing(output: Entry, places: Mapping[Entry, int]) -> str:
-    """The graph as SVG, cards `v3` and edges `v2-v3` by the places of values; empty where nothing here can draw it."""
-    known = {str(entry.number): str(place) for entry, place in places.items()}
+def _drawing(output: Entry, places: Mapping[Entry, int]) -> dict[str, Any]:
+    """The graph as SVG, and which of its cards shows each value; nothing where nothing here can draw it.
+
+    Cards are `c3`, edges `c2-c3`. The card of a value alone has the value's number, any other a number above those.
+    """
     try:
-        drawn = graph(wrap(output.value, output), theme="light").svg()  # the page gives it its own colours
+        picture = overview(output)
+        drawn = svg(picture.drawing, picture.drawing.dot(), "light")  # the page gives it its own colours
     except ImportError:
-        return ""
+        return {"svg": "", "cards": []}
+    shows = Counter(picture.card_of[entry] for entry in places if entry in picture.card_of)
+    alone = {card: places[entry] for entry, card in picture.card_of.items() if shows[card] == 1}
+    number = {card: alone.get(card, len(places) + n) for n, card in enumerate(picture.drawing.cards)}
 
-    def placed(match: re.Match[str]) -> str:
-        return 'id="' + "-".join([f"v{known.get(number, '')}" for number in match.groups() if number]) + '"'
+    def numbered(match: re.Match[str]) -> str:
+        return 'id="' + "-".join([f"c{number[name]}" for name in match.groups() if name]) + '"'
 
-    return re.sub(r'id="v(\d+)(?:(?:-|&#45;)v(\d+))?"', placed, drawn)
+    return {
+        "svg": re.sub(r'id="([vb][\d.]+)(?:(?:-|&#45;)([vb][\d.]+))?"', numbered, drawn),
+        "cards": [number.get(picture.card_of.get(entry, ""), -1) for entry in places],
+    }
 
 
 # --- the page -------------------------------------------------------------------------------------------------

@@ -169,11 +169,18 @@ def _power(n: Call) -> tuple[Node, Node | None]:
     return n, None
 
 
+def indexed(name: str) -> tuple[str, str]:
+    """A name without the number it ends in, and that number, which is set as an index: w14 is w with index 14."""
+    found = re.fullmatch(r"(\w*[^\W\d_])([0-9]+)", name) or re.fullmatch(r"(\w+?)([₀-₉]+)", name)
+    return (found[1], found[2].translate(_FULL_SIZE)) if found else (name, "")
+
+
+_FULL_SIZE = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+
+
 def _variable(name: str) -> str:
-    """A name in italics; the number it ends in as an index: w14 is w with index 14."""
-    stem, index = re.fullmatch(r"(.*?[^\W\d_])?(\d*)", name).groups() if name.isidentifier() else (name, "")  # type: ignore[union-attr]
-    if stem is None:
-        stem, index = name, ""
+    """A name in italics, with its index."""
+    stem, index = indexed(name)
     return f"<i>{escaped(stem)}</i>" + (_LOWERED.format(index) if index else "")
 
 

@@ -46,16 +46,19 @@ class _Use(NamedTuple):
 
 
 class Picture:
-    """The drawing of what `seen` lists. A click on a box leads to the picture numbered in `links`."""
+    """The drawing of what `seen` lists. A click on a box leads to the picture numbered in `links`.
+
+    `card_of` tells which card shows an entry: its own, one that it shares, or the box it is in.
+    """
 
     def __init__(
         self, notes: Annotations, seen: Shown, rankdir: str, note: str = "",
-        links: Mapping[Box, int | None] = MappingProxyType({}),
+        links: Mapping[Box, int | None] = MappingProxyType({}), most_leaves: int = MOST_LEAVES,
     ) -> None:  # fmt: skip
-        self._notes, self._links = notes, links
+        self._notes, self._links, self._most_leaves = notes, links, most_leaves
         self.drawing = Drawing(rankdir)
         self._keys: dict[Box, str] = {}
-        self._card_of: dict[Entry, str] = {}  # what shows an operation: its own card, or the box it is in
+        self.card_of: dict[Entry, str] = {}
         self._around: dict[str, Box] = {}  # the open box that a card stands in
         for box in frames(seen):
             self._frame(box)
@@ -75,7 +78,7 @@ class Picture:
         card.frame = self._key(around)
         self.drawing.cards[key] = card
         self._around[key] = around
-        self._card_of.update(dict.fromkeys(inside, key))
+        self.card_of.update(dict.fromkeys(inside, key))
 
     def _key(self, item: Entry | Box) -> str:
         """The name of a card or frame in the drawing; that of the whole drawing is empty."""
@@ -142,7 +145,7 @@ class Picture:
         uses: dict[Entry, list[_Use]] = defaultdict(list)
         into_boxes: dict[tuple[str, str], dict[Entry, None]] = defaultdict(dict)
         for entry in self._notes.operations:
-            end = self._card_of[entry]
+            end = self.card_of[entry]
             whole = end == self._key(entry)
             for k, source in enumerate(entry.inputs):
                 label = self._notes.locals.get((entry, k)) if whole else None
@@ -152,10 +155,10 @@ class Picture:
                         self._edge(f"{end}.{k}", end)
                 elif source.op is None:
                     uses[source].append(_Use(end, k, label) if whole else _Use(end))
-                elif whole and self._card_of[source] == self._key(source):
+                elif whole and self.card_of[source] == self._key(source):
                     self._edge(self._key(source), end, label)
-                elif self._card_of[source] != end:
-                    into_boxes[self._card_of[source], end][source] = None
+                elif self.card_of[source] != end:
+                    into_boxes[self.card_of[source], end][source] = None
         for (start, end), sources in into_boxes.items():
             self._edge(start, end, self._carried(list(sources)) if self.drawing.cards[start].stack else None)
         return uses
@@ -176,27 +179,28 @@ class Picture:
             alone = len(cards) == 1 and leaf not in self._notes.marks
             if alone and self.drawing.cards[card := cards.pop()].stack:
                 hidden[card] += 1
+                self.card_of[leaf] = card
             else:
                 drawn.append(leaf)
         for card, count in hidden.items():
             box = self.drawing.cards[card]
             box.rows = [*box.rows, muted(f"and {count:,} leaves" if count > 1 else "and 1 leaf", MUTED)]
-        for group in _bundles(drawn, uses, self._notes.marks):
+        for group in _bundles(drawn, uses, self._notes.marks, self._most_leaves):
             ends = [use if len(group) == 1 else _Use(use.card) for leaf in group for use in uses[leaf]]
             around = _common([self._around[use.card] for use in ends]) if ends else Box(TAPE, [])
             key = self._key(group[0])
-            self._add(key, self._value(group[0]) if len(group) == 1 else self._bundle(group), around)
+            self._add(key, self._value(group[0]) if len(group) == 1 else self._bundle(group), around, group)
             for use in dict.fromkeys(ends):
                 self._edge(key, use.card, use.label)
 
 
 def _bundles(
-    leaves: Sequence[Entry], uses: Mapping[Entry, Sequence[_Use]], alone: Collection[Entry]
+    leaves: Sequence[Entry], uses: Mapping[Entry, Sequence[_Use]], alone: Collection[Entry], most: int
 ) -> list[list[Entry]]:
-    """Leaves one by one; if there are too many, those not in `alone` that go the same ways together, or begin so."""
+    """Leaves one by one; of more than `most`, those not in `alone` that go the same ways together, or begin so."""
     groups = [[leaf] for leaf in leaves]
     for first_only in (False, True):
-        if len(groups) <= MOST_LEAVES:
+        if len(groups) <= most:
             break
         gathered: dict[object, list[Entry]] = defaultdict(list)
         for leaf in leaves:

@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 from .. import expr
-from .formulas import on_one_line
 from .steps import Lesson, Step
 from .text import COLORS, card_lines, paint, wants_color
+from .values import number
 
 #: Seconds a step stays while playing, slowest first.
 PACES = (3.0, 1.5, 0.7, 0.3, 0.1)
@@ -164,7 +164,7 @@ class Player:
 
 
 def _short(value: Any) -> str:
-    text = on_one_line(value)
+    text = number(value)
     return text if len(text) <= 14 else text[:13] + "…"
 
 

@@ -17,15 +17,22 @@ SHOWN, WIDEST = 6, 32
 
 
 def number(value: Any) -> str:
-    """Six significant digits, small arrays in full, large ones by shape and dtype."""
+    """Six significant digits; small arrays in full, to five; large ones by shape and dtype. It is one line."""
     if isinstance(value, float | int):
         return f"{value:.6g}"
     array = np.asarray(value)
     if array.ndim == 0:
         return f"{array.item():.6g}"
     if array.size <= SHOWN:
-        return np.array2string(array, precision=4, separator=", ", max_line_width=10**6)
+        return _listed(array.tolist())
     return f"{array.dtype} {'×'.join(map(str, array.shape))}"
+
+
+def _listed(value: Any) -> str:
+    """An array, as nested lists, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_listed, value))}]"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def spec(entry: Entry) -> str:
