@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .backward import Local, Write
-from .diagnosis import Finding, PassWatch, new_in_value, not_finite, of_value
+from .diagnosis import PassWatch, new_in_value, not_finite
+from .findings import Finding, of_value
 from .op import Op, apply
 from .tape import (
     ACTIVE,

@@ -9,56 +9,22 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .backward import Accumulate, Local, Write, events
-from .expr import names_in
-from .op import Op, Rule
-from .tape import CONSTANT, TRACING, Entry, describe, history, line_of, mode
+from .findings import Array, Finding, elementwise, of_derivative, of_leaf, of_sum, of_value
+from .tape import CONSTANT, TRACING, Entry, describe, history, mode
 from .tensor import Tensor
 from .value import Value, as_value, strong
 
 if TYPE_CHECKING:
     from .viz.graph import TapeGraph
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
 #: From this share of saturated elements on, a sigmoid or tanh is told.
 _WORTH_TELLING = 0.1
 _MOST_TOLD = 4  # findings of one kind in a printed report
-
-
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: "input" (it came in as a leaf), "value" (an op made it of finite numbers), "nan" (an op turned infinities
-            into NaN), "derivative" (the derivative by input number `operand` made it), "sum" (it appeared where paths
-            of the gradient meet), "dead" or "saturated".
-        entry: the operation on the tape; `line` is the user's file and line.
-        index: the first bad element: of the entry for values, of its input for derivatives; None for units.
-        what, advice: what happened, and what to do about it.
-        hidden: whether the output does not depend on it: something after it, such as `where`, discards it.
-    """
-
-    kind: str
-    entry: Entry
-    what: str
-    advice: str
-    index: tuple[int, ...] | None = None
-    operand: int | None = None
-    hidden: bool = False
-
-    @property
-    def line(self) -> tuple[str, int] | None:
-        """The user's file and line, if known."""
-        return line_of(self.entry)
-
-    def __str__(self) -> str:
-        return f"{self.what}\n  {describe(self.entry)}\n  {self.advice}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,16 +85,14 @@ class Diagnosis:
         """
         from .viz.graph import tape_graph
 
-        with np.errstate(all="ignore"):
-            return tape_graph(self.output, self.marks, rankdir=rankdir, theme=theme, expand=expand, depth=depth)
+        return tape_graph(self.output, self.marks, rankdir=rankdir, theme=theme, expand=expand, depth=depth)
 
     def _repr_html_(self) -> str:
         report = f"<pre>{html.escape(str(self))}</pre>"
         if not self.findings:
             return report
         try:
-            with np.errstate(all="ignore"):
-                return f"{report}\n{self.graph().fragment()}"
+            return f"{report}\n{self.graph().fragment()}"
         except (ImportError, RuntimeError):  # no graphviz package; a backward pass has let go of the tape
             return report
 
@@ -195,9 +159,34 @@ def not_finite(value: Any) -> Array | None:
     return bad if bad.any() else None
 
 
-def _first(mask: Array) -> tuple[int, ...]:
-    """The index of the first True."""
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(mask)), mask.shape))
+def new_in_value(e: Entry, here: Array, before: Sequence[tuple[Entry, Array]]) -> Array | None:
+    """Where the result of an op is bad (`here`) though its inputs, some of which are bad (`before`), are not."""
+    new = np.asarray(here)
+    if elementwise(e):
+        for _, mask in before:
+            new = new & ~np.broadcast_to(mask, e.shape)
+    elif before:
+        return None
+    return new if new.any() else None
+
+
+def _new_in(e: Entry, k: int, g: Any, c: Any) -> Array | None:
+    """Where a contribution is not finite though the cotangent is.
+
+    Of an elementwise op in the shape of its result, unless that was finite and summing what was broadcast was not.
+    """
+    bad, before = not_finite(c), not_finite(g)
+    if bad is None:
+        return None
+    if not elementwise(e):
+        return bad if before is None else None
+    rule = e.op.rules[k]  # type: ignore[union-attr]
+    assert rule is not None
+    made = not_finite(np.broadcast_to(np.asarray(rule.raw(strong(g), e)), e.shape))
+    if made is None:
+        return bad
+    new: Array = made if before is None else made & ~before
+    return new if new.any() else None
 
 
 class _Search:
@@ -225,7 +214,7 @@ class _Search:
 
     def _passes(self, source: Entry, e: Entry) -> bool:
         """Whether the bad elements of an input of an op are behind those of its result, as far as it can be told."""
-        if not _elementwise(e):
+        if not elementwise(e):
             return True
         return bool(np.any(np.broadcast_to(self.bad[source], e.shape) & self.bad[e]))
 
@@ -233,16 +222,16 @@ class _Search:
         """Where values stop being finite: leaves that hold such, then operations in the order of recording."""
         for e in self._order:
             if e.op is None and e in self._reached:
-                yield self._of_leaf(e)
+                yield of_leaf(e, self.bad[e])
         for e in self._order:
             if e.op is None or e not in self.bad:
                 continue
             hidden = e not in self._reached
             made, turned = self._made(e), self._turned(e)
             if made is not None:
-                yield self._of_value(e, made, "value", hidden)
+                yield of_value(e, made, "value", self._values.__getitem__, hidden)
             elif turned is not None and not hidden:
-                yield self._of_value(e, turned, "nan", hidden)
+                yield of_value(e, turned, "nan", self._values.__getitem__, hidden)
 
     def _made(self, e: Entry) -> Array | None:
         """Where an op made something that is not finite of finite inputs."""
@@ -273,19 +262,6 @@ class _Search:
         """Whether values that are not finite, and told as such, are what a derivative of this op reads."""
         return e in self._reached or any(s in self._reached for s in self._bad_inputs(e))
 
-    # --- what to say ------------------------------------------------------------------------------------------
-
-    def _of_leaf(self, e: Entry) -> Finding:
-        bad = self.bad[e]
-        index = _first(bad)
-        what = f"{_called(e)} holds {_number(np.asarray(e.value)[index])}{_place(index, bad)}"
-        return Finding(
-            "input", e, what, "look at where these numbers come from; np.isfinite(...) finds the rows", index
-        )
-
-    def _of_value(self, e: Entry, where: Array, kind: str, hidden: bool) -> Finding:
-        return of_value(e, where, kind, self._values.__getitem__, hidden)
-
 
 class PassWatch:
     """Looks at the events of a reverse pass for where they stop being finite; `value` gives that of an entry."""
@@ -300,193 +276,14 @@ class PassWatch:
             e, k, g, c = fields
             self._totals.setdefault(e.inputs[k], c)
             new = _new_in(e, k, g, c)
-            return None if new is None else _of_derivative(e, k, g, c, new, self._value)
+            return None if new is None else of_derivative(e, k, g, c, new, self._value)
         if kind is Accumulate:
             e, c, total = fields
             before, self._totals[e] = self._totals[e], total
             bad = not_finite(total)
             if bad is not None and not_finite(c) is None and not_finite(before) is None:
-                return _of_sum(e, bad, total)
+                return of_sum(e, bad, total)
         return None
-
-
-# --- what to say ----------------------------------------------------------------------------------------------
-
-
-def of_value(e: Entry, where: Array, kind: str, value: Callable[[Entry], Value], hidden: bool = False) -> Finding:
-    """The finding that an op made something that is not finite: of finite numbers, or ("nan") NaN of infinities."""
-    op, index = e.op, _first(where)
-    assert op is not None
-    result = np.asarray(value(e))[index]
-    literal = any(not isinstance(s, Entry) and not np.isfinite(s) for s in e.inputs)
-    of = "infinities" if kind == "nan" else "a number written in the program" if literal else "finite numbers"
-    what = f"{op.name} made {_number(result)} of {of}{_place(index, where)}"
-    operands = _operands(e, index, value) if _elementwise(e) else []
-    if operands:
-        what += f": {op.name}({', '.join(map(_number, operands))})"
-    if kind == "nan" or literal:
-        advice = "infinity minus infinity, 0 times infinity and their like are NaN: see where the infinity comes from"
-    else:
-        advice = _value_advice(op, operands, result, e.dtype)
-    if hidden:
-        what += "; it does not reach the output"
-    return Finding(kind, e, what, advice, index, hidden=hidden)
-
-
-def _of_derivative(e: Entry, k: int, g: Any, c: Any, where: Array, value: Callable[[Entry], Value]) -> Finding:
-    op = e.op
-    assert op is not None
-    rule, x = op.rules[k], op.inputs[0 if op.variadic else k]
-    assert rule is not None
-    index, shape = _first(where), np.shape(c)
-    there = _within(index, shape) if where.shape != shape else index
-    what = f"the derivative of {op.name} by {x} made {_number(np.asarray(c)[there])} of a finite gradient"
-    what += _place(there, where, count=where.shape == shape)
-    cotangent: Any = None
-    if _elementwise(e) and where.shape == e.shape:
-        operands = _operands(e, index, value)
-        cotangent = np.broadcast_to(np.asarray(g), e.shape)[index]
-        known = dict(zip(op.inputs, operands, strict=True))
-        if rule.partial is not None and "z" in names_in(rule.partial):
-            known["z"] = np.asarray(value(e))[index]
-        at = ", ".join(f"{name} = {_number(v)}" for name, v in known.items())
-        what += f": {_number(cotangent)} times {_slope(rule, e, index)}, at {at}"
-    return Finding("derivative", e, what, _derivative_advice(op, cotangent, e), there, k)
-
-
-def _of_sum(e: Entry, bad: Array, total: Any) -> Finding:
-    index = _first(bad)
-    what = f"where paths of the gradient meet at {_called(e)}, finite numbers add up to "
-    what += f"{_number(np.asarray(total)[index])}{_place(index, bad)}"
-    return Finding("sum", e, what, _OVERFLOW.format(**_limits(e.dtype)), index)
-
-
-def _operands(e: Entry, index: tuple[int, ...], value: Callable[[Entry], Value]) -> list[Any]:
-    """The operands of an elementwise op at an element of its result."""
-    values = [value(s) if isinstance(s, Entry) else s for s in e.inputs]
-    return [np.broadcast_to(np.asarray(v), e.shape)[index] for v in values]
-
-
-def _elementwise(e: Entry) -> bool:
-    return e.op is not None and e.op.family == "pointwise"
-
-
-def new_in_value(e: Entry, here: Array, before: Sequence[tuple[Entry, Array]]) -> Array | None:
-    """Where the result of an op is bad (`here`) though its inputs, some of which are bad (`before`), are not."""
-    new = np.asarray(here)
-    if _elementwise(e):
-        for _, mask in before:
-            new = new & ~np.broadcast_to(mask, e.shape)
-    elif before:
-        return None
-    return new if new.any() else None
-
-
-def _new_in(e: Entry, k: int, g: Any, c: Any) -> Array | None:
-    """Where a contribution is not finite though the cotangent is.
-
-    Of an elementwise op in the shape of its result, unless that was finite and summing what was broadcast was not.
-    """
-    bad, before = not_finite(c), not_finite(g)
-    if bad is None:
-        return None
-    if not _elementwise(e):
-        return bad if before is None else None
-    rule = e.op.rules[k]  # type: ignore[union-attr]
-    assert rule is not None
-    made = not_finite(np.broadcast_to(np.asarray(rule.raw(strong(g), e)), e.shape))
-    if made is None:
-        return bad
-    new: Array = made if before is None else made & ~before
-    return new if new.any() else None
-
-
-def _within(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The element of an input that an element of the result was broadcast from."""
-    return tuple(i if n > 1 else 0 for i, n in zip(index[len(index) - len(shape) :], shape, strict=True))
-
-
-def _slope(rule: Rule, e: Entry, index: tuple[int, ...]) -> str:
-    """The local derivative of an elementwise op at one element, in symbols and its value."""
-    one = as_value(np.ones(e.shape, e.dtype))
-    value = np.broadcast_to(np.asarray(rule.raw(strong(one), e)), e.shape)[index]
-    return f"{rule.label} = {_number(value)}" if len(rule.label) < 40 else _number(value)
-
-
-def _called(e: Entry) -> str:
-    return f"{e.label!r}" if e.label else ("a leaf" if e.op is None else e.op.name)
-
-
-def _place(index: tuple[int, ...], where: Array, count: bool = True) -> str:
-    """` at index (3,), one of 2 such elements`, nothing for a single number."""
-    if not index:
-        return ""
-    total = int(np.count_nonzero(where))
-    shown = f"({', '.join(map(str, index))}{',' * (len(index) == 1)})"
-    return f" at index {shown}" + (f", the first of {total:,} such elements" if count and total > 1 else "")
-
-
-def _number(value: Any) -> str:
-    return f"{float(value):.6g}"
-
-
-# --- advice ---------------------------------------------------------------------------------------------------
-
-_OVERFLOW = "the result lies beyond the largest {dtype}, {largest:.2g}: scale the numbers, or see why they grew"
-_POSITIVE = "a logarithm needs a positive argument: keep it so, as in ag.clip(x, 1e-12)"
-_UNIT = "its argument lies between -1 and 1: see why it left that, or use ag.clip(x, -1, 1)"
-_DENOMINATOR = (
-    "the denominator is zero: add a small number to it, or choose before dividing: y = ag.where(y == 0, 1, y)"
-)
-#: What an elementwise op needs of its arguments, for results that are no overflow.
-_NEEDS = {
-    **dict.fromkeys(("log", "log2", "log10"), _POSITIVE),
-    "log1p": "log1p needs an argument above -1: see why it is not",
-    "sqrt": "a square root needs an argument that is not negative: keep it so, as in ag.clip(x, 0)",
-    "power": "a negative number has no fractional power, and zero no negative one: see why the base got there",
-    **dict.fromkeys(("asin", "acos", "atanh"), _UNIT),
-    "acosh": "its argument is 1 or above: see why it is not, or use ag.clip(x, 1)",
-    **dict.fromkeys(("divide", "reciprocal"), _DENOMINATOR),
-    "remainder": "the divisor is zero: see why it is",
-}
-_EXPONENTIALS = ("exp", "expm1", "sinh", "cosh")
-_ZERO_TIMES = (
-    "the gradient that arrives is 0, and 0 times infinity is NaN: keep the argument away from where the derivative is "
-    "infinite, or choose what should count with ag.where, which leaves the rest out"
-)
-
-
-def _limits(dtype: np.dtype[Any]) -> dict[str, Any]:
-    return {"dtype": dtype, "largest": float(np.finfo(dtype).max)}
-
-
-def _value_advice(op: Op, operands: Sequence[Any], result: Any, dtype: np.dtype[Any]) -> str:
-    if op.name in _EXPONENTIALS:
-        largest = float(np.log(np.finfo(dtype).max))
-        return (
-            f"{op.name} overflows beyond {largest:.4g} in {dtype}: subtract the largest argument first, as "
-            "ag.sigmoid, ag.logsumexp and ag.log_softmax do, or scale the inputs"
-        )
-    overflows = (op.name == "divide" and operands[1] != 0) or (
-        op.name == "power" and np.isinf(result) and operands[0] != 0
-    )
-    if op.name in _NEEDS and not overflows:
-        return _NEEDS[op.name]
-    return _OVERFLOW.format(**_limits(dtype)) if np.isinf(result) else f"see what {op.name} needs of its arguments"
-
-
-def _derivative_advice(op: Op, cotangent: Any, e: Entry) -> str:
-    if cotangent is not None and cotangent == 0:
-        return _ZERO_TIMES
-    if op.name in ("sqrt", "cbrt", "power"):
-        return f"the slope is infinite at zero: keep the argument of {op.name} away from it, as in x + 1e-12"
-    if op.name in ("asin", "acos", "atanh", "acosh"):
-        return (
-            "the slope is infinite at the end of the domain: keep the argument inside, as in ag.clip(x, -0.999, 0.999)"
-        )
-    if op.name in ("divide", "reciprocal"):
-        return "the denominator is so small that its square overflows: keep it away from zero, or scale it"
-    return _OVERFLOW.format(**_limits(e.dtype))
 
 
 # --- units that don't learn -----------------------------------------------------------------------------------

@@ -37,6 +37,16 @@ def test_the_first_op_that_made_it_is_marked_with_the_users_line() -> None:
     assert graph.dot.count(MARKED) == 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_besides_where_a_derivative_is_infinite() -> None:
+    x = ag.tensor(np.zeros(2), requires_grad=True)
+    y = ag.sqrt(x).sum()
+    report = ag.diagnose(y)
+    assert "inf" in shown(ag.graph(y))
+    assert "z = 0" in shown(report.graph().expand())
+    assert "z = 0" in report._repr_html_()
+
+
 @pytest.mark.parametrize("rankdir", ["LR", "TB"])
 def test_derivatives_dead_and_saturated_units_are_marked(rankdir: str) -> None:
     x = ag.tensor(np.zeros((4, 2)), requires_grad=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from .. import expr
 from ..backward import Accumulate, Local, Seed, events
 from ..tape import CONSUMED, Entry, describe, history, value_of
@@ -35,9 +37,11 @@ class Annotations:
     def value(self, entry: Entry) -> str:
         """The value of an entry as text."""
         if entry not in self._values:
-            self._values[entry] = summary(value_of(entry))
+            with np.errstate(all="ignore"):  # it may be computed again
+                self._values[entry] = summary(value_of(entry))
         return self._values[entry]
 
+    @np.errstate(all="ignore")
     def derive(self, seen: Iterable[Entry]) -> None:
         """Find the derivatives of leaves and of the operations in `seen` by a backward pass that changes nothing."""
         for entry in self.operations:
