@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 KEYS = {" ": ("Space", 32), "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("ArrowLeft", 37), "End": ("End", 35),
         "Home": ("Home", 36), "PageDown": ("PageDown", 34), "Enter": ("Enter", 13),
         "Escape": ("Escape", 27)}  # fmt: skip
@@ -28,6 +26,8 @@ def browser() -> str | None:
 
 def opened(profile: Path) -> Iterator[Tab]:
     """A tab for a fixture; skips the test where no Chromium is installed."""
+    import pytest  # the benchmarks use a Tab without it
+
     if browser() is None:
         pytest.skip("no Chromium here")
     tab = Tab(profile)

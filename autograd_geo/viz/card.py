@@ -6,6 +6,8 @@ import inspect
 import linecache
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
+from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -261,11 +263,14 @@ def _first_trouble(moment: Moment) -> bool:
 
 def source_of(entry: Entry) -> Source | None:
     """The user's line on which an entry was recorded, if known."""
-    if entry.code is None:
-        return None
-    line, last, start, end = span(entry.code, entry.lasti)
-    line = line or entry.code.co_firstlineno
-    file = entry.code.co_filename
+    return None if entry.code is None else _source(entry.code, entry.lasti)
+
+
+@lru_cache(maxsize=4096)  # a loop records the same line again and again
+def _source(code: CodeType, lasti: int) -> Source:
+    line, last, start, end = span(code, lasti)
+    line = line or code.co_firstlineno
+    file = code.co_filename
     text = printable(linecache.getline(file, line).rstrip().replace("\t", " "))
     encoded = text.encode()
     first = len(encoded[:start].decode(errors="ignore")) if start is not None else 0

@@ -175,6 +175,7 @@ const mountLesson = (() => {
     find(".near").hidden = isWhole;
 
     const keepInSight = (window, groups) => {  // where a drawing is larger than its window
+      if (!groups.length) return;
       const frame = window.getBoundingClientRect(), places = groups.map((group) => group.getBoundingClientRect());
       const missing = (low, high, length) => {
         let from = Math.min(...places.map((p) => p[low])), to = Math.max(...places.map((p) => p[high]));
@@ -193,11 +194,10 @@ const mountLesson = (() => {
       slope.setAttribute("textLength", Math.max(card.x + card.width - 6 - slope.getAttribute("x"), 1));
       slope.setAttribute("lengthAdjust", "spacingAndGlyphs");
     };
-    const paintDrawing = (k, kind, node, operand) => {
-      const live = cards[kind === "local" ? operand : node];
+    const paintDrawing = (k, live) => {
       for (const [card, { group, slope, room, start }] of boxes) {
         group.classList.toggle("dim", start > k);
-        group.classList.toggle("live", card === live);
+        group.classList.toggle("live", card === cards[live]);
         if (slope && changes[card].length) {
           const value = derivative(card, k);
           write(slope, room, `gradient ${value === null ? "?" : minus(value)}`);
@@ -207,8 +207,6 @@ const mountLesson = (() => {
         group.classList.toggle("passed", passes.size > 0 && passes.values().next().value <= k);
         group.classList.toggle("live", passes.has(k));
       }
-      const sight = [live, cards[node]].filter((card) => boxes.has(card)).map((card) => boxes.get(card).group);
-      if (sight.length) keepInSight(drawing, sight);
     };
     const box = (n, k, live) => {
       const made = element("div", live ? "box live" : "box");
@@ -225,14 +223,12 @@ const mountLesson = (() => {
       if (nodes.length > 3) made.append(element("span", "rest", `and ${nodes.length - 3} more`));
       return made;
     };
-    const paintNear = (k, kind, node, operand) => {
-      const live = kind === "local" ? operand : node;
+    const paintNear = (k, kind, node, live) => {
       const first = (nodes, n) => [...new Set(nodes.includes(n) ? [n, ...nodes] : nodes)];
       const via = kind === "accumulate" ? data.steps[position - 1][1] : -1;  // the path that arrives
-      const parts = [first(data.nodes[node][3], operand), [node], first(readers[node], via)].filter((p) => p.length);
+      const parts = [first(data.nodes[node][3], live), [node], first(readers[node], via)].filter((p) => p.length);
       find(".near").replaceChildren(...parts.flatMap((nodes, n) =>
         n ? [element("span", "arrow", "→"), column(nodes, k, live)] : [column(nodes, k, live)]));
-      keepInSight(find(".near"), [...root.querySelectorAll(".box.live")]);
     };
 
     const table = find(".known");
@@ -263,6 +259,11 @@ const mountLesson = (() => {
         row.children[2].textContent = value === null ? "" : minus(value) + (written.get(n) <= k ? " → .grad" : "");
         row.classList.toggle("live", n === live);
       });
+    };
+    const follow = (node, live) => {  // everything is written by now: it is laid out once
+      const parts = [live, node].map((n) => boxes.get(cards[n])).filter((part) => part);
+      keepInSight(drawing, parts.map(({ group }) => group));
+      keepInSight(find(".near"), [...root.querySelectorAll(".box.live")]);
       const row = rows[live];
       if (row) table.scrollTop = row.offsetTop - (table.clientHeight - row.clientHeight) / 2;
     };
@@ -346,15 +347,16 @@ const mountLesson = (() => {
         find(".source code").replaceChildren(
           line.slice(0, source[1]), element("mark", "", line.slice(source[1], source[2])), line.slice(source[2]));
       }
-      const known = hidden ? k - 1 : k;
-      paintDrawing(known, kind, node, operand);
-      if (!isWhole) paintNear(known, kind, node, operand);
-      paintTable(known, kind === "local" ? operand : node);
+      const known = hidden ? k - 1 : k, live = kind === "local" ? operand : node;
+      paintDrawing(known, live);
+      if (!isWhole) paintNear(known, kind, node, live);
+      paintTable(known, live);
       find(".scrubber").value = k;
       find(".scrub").style.setProperty("--done", last ? k / last : 1);
       find(".scrubber").setAttribute("aria-valuetext", `Step ${k + 1} of ${last + 1}: ${title}`);
       find(".place").textContent = `${k + 1} / ${last + 1}`;
       find(".spoken").textContent = verdict || (hidden ? "What comes next?" : `Step ${k + 1}. ${title}: ${minus(value)}. ${said}`);
+      follow(node, live);
     };
     const go = (k) => show(Math.min(Math.max(k, 0), last));
     const sign = (glyph, word) => {
