@@ -13,6 +13,7 @@ from .op import functions
 from .tensor import Tensor, tensor
 from .transform import jvp, value_and_grad, vjp
 from .tree import leaves
+from .value import unmasked
 
 Function = Callable[..., Any]
 
@@ -22,7 +23,10 @@ class GradientError(AssertionError):
 
 
 def _numbers(args: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    return [np.array(a.numpy() if isinstance(a, Tensor) else a, dtype=np.float64) for a in args]
+    return [
+        np.array(unmasked(a.numpy() if isinstance(a, Tensor) else a, f"argument {n}"), dtype=np.float64)
+        for n, a in enumerate(args)
+    ]
 
 
 def _contract(fn: Function, weights: list[Any]) -> Function:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .memory import afford
 from .tensor import Tensor, tensor
+from .value import unmasked
 
 Shape = int | Sequence[int]
 
@@ -33,7 +34,7 @@ def full(
     shape: Shape, value: float, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None
 ) -> Tensor:
     """A tensor filled with one value."""
-    afford("full", _shape(shape), dtype or np.asarray(value).dtype)
+    afford("full", _shape(shape), dtype or unmasked(value, "full").dtype)
     return tensor(np.full(shape, value, dtype), requires_grad=requires_grad, name=name)
 
 

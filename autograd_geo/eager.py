@@ -17,7 +17,7 @@ import numpy as np
 
 from .contract import contracts_last
 from .memory import MANY
-from .op import SIMPLE, Op, apply, frozen
+from .op import EXPLAINED, SIMPLE, Op, apply, frozen
 from .tape import NO_ATTRS, Entry, caller, mode, next_number, users
 from .tensor import Tensor, entry_of
 from .value import NUMBERS, SCALAR, Number, as_value
@@ -80,7 +80,10 @@ _FLOATS = """\
 _TWO_FLOATS = """\
     _floats = type(_v_{x}) is float and type(_v_{y}) is float
     if not _floats and ({mixed}):
-        _v_{x}, _v_{y}, _floats = float(_v_{x}), float(_v_{y}), True
+        try:
+            _v_{x}, _v_{y}, _floats = float(_v_{x}), float(_v_{y}), True
+        except OverflowError:
+            return {apply}
 """
 # The names of operands don't start with an underscore; what belongs to operand x is called _v_x, _e_x, _live_x.
 _UNPACK = """\
@@ -110,7 +113,10 @@ _PROMOTE = """\
 """
 _LITERAL = """\
         if type(_v_{x}) is int and _v_{y}.dtype.kind == "f":
-            _v_{x} = float(_v_{x})
+            try:
+                _v_{x} = float(_v_{x})
+            except OverflowError:
+                return {apply}
 """
 _PIN = """\
         if _e_{x} is not None and ({live}):
@@ -152,7 +158,8 @@ _RUNTIME = {
     "_apply": apply, "_frozen": frozen, "_Tensor": Tensor, "_Entry": Entry, "_SCALAR": SCALAR,
     "_mode": mode, "_getframe": sys._getframe, "_users": users, "_caller": caller,
     "_as_value": as_value, "_next_number": next_number, "_source_of": _source_of, "_float64": np.float64,
-    "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": SIMPLE, "_NO_ATTRS": NO_ATTRS,
+    "_ndarray": np.ndarray, "_numbers": NUMBERS, "_simple": SIMPLE, "_EXPLAINED": EXPLAINED,
+    "_NO_ATTRS": NO_ATTRS,
 }  # fmt: skip
 
 
@@ -208,7 +215,7 @@ def _compute(
         numbers = " and ".join(f"type(_v_{x}) in _numbers" for x in xs)
         prepare = f"        if {numbers}:\n            return {give_up}\n" + prepare
     if len(xs) == 2:
-        prepare += _LITERAL.format(x=xs[0], y=xs[1]) + _LITERAL.format(x=xs[1], y=xs[0])
+        prepare += "".join(_LITERAL.format(x=x, y=y, apply=give_up) for x, y in (xs, xs[::-1]))
     if large and len(xs) > 2:
         prepare += f"        if {large}:\n            _op.afford([{', '.join(f'_v_{x}' for x in xs)}], {attrs})\n"
     elif large:
@@ -216,8 +223,7 @@ def _compute(
         asked = f"        if {both}:\n            if {large}:\n                return {give_up}\n        else:\n"
         prepare = asked + textwrap.indent(prepare, "    ")
     arrays = (
-        f"{prepare}        try:\n{_indented(on_arrays, 3)}        except (ValueError, TypeError, IndexError):\n"
-        f"            return {give_up}\n"
+        f"{prepare}        try:\n{_indented(on_arrays, 3)}        except _EXPLAINED:\n            return {give_up}\n"
         "        if type(_z) is not _ndarray or not _z.ndim:\n            _z = _as_value(_z)\n"
     )
     if not on_floats or len(xs) > 2:
@@ -228,7 +234,7 @@ def _compute(
         mixed = (
             f"type(_v_{x}) is float and type(_v_{y}) in _numbers or type(_v_{y}) is float and type(_v_{x}) in _numbers"
         )
-        widen, floats = _TWO_FLOATS.format(x=x, y=y, mixed=mixed), "_floats"
+        widen, floats = _TWO_FLOATS.format(x=x, y=y, mixed=mixed, apply=give_up), "_floats"
     return widen + _FLOATS.format(
         floats=floats, statements=_indented(on_floats, 3), values=", ".join(f"_float64(_v_{x})" for x in xs),
         attrs=attrs, live=live, entry=textwrap.indent(entry, "        "), arrays=arrays,

@@ -37,7 +37,7 @@ from .tape import (
     watcher,
 )
 from .tensor import Tensor, entry_of, wrap
-from .value import NUMBERS, SCALAR, UNSHARED, Value, as_value, from_user, strong
+from .value import NUMBERS, SCALAR, UNSHARED, Value, as_value, from_user, refuse_masked, strong
 from .views import refuse_view
 
 Function = Callable[..., Any]
@@ -161,7 +161,7 @@ class Op:
         self.afford(values, attrs)
         try:
             return as_value(self.forward(*values, **attrs))
-        except (ValueError, IndexError, TypeError) as error:
+        except EXPLAINED as error:
             raise _explained(self, error, values, attrs) from error
 
 
@@ -177,17 +177,27 @@ def sample(*args: Any, **attrs: Any) -> Sample:
     return Sample(args, attrs)
 
 
+#: What NumPy raises of arguments that do not fit; the most special classes first.
+EXPLAINED = (np.exceptions.AxisError, IndexError, OverflowError, TypeError, ValueError)
+
+
 def _explained(op: Op, error: Exception, values: Sequence[Any], attrs: Mapping[str, Any]) -> Exception:
     """The error again, naming the op, the shapes and what to do."""
     shapes = " and ".join(str(np.shape(v)) for v in values)
     given = "".join(f", {k}={v!r:.60}" for k, v in attrs.items() if v is not None)
-    text = f"{op.name}: {error}; shapes {shapes}{given}"
-    if isinstance(error, ValueError) and "broadcast" in str(error):
+    told = str(error)
+    text = f"{op.name}: {told}; shapes {shapes}{given}"
+    if isinstance(error, np.exceptions.AxisError):
+        text += f". Axes count from 0, or from -1 back"
+    elif isinstance(error, ValueError) and "broadcast" in told:
         text = f"{op.name}: shapes {shapes} do not broadcast; axes must match from the right, or be 1"
-    elif isinstance(error, ValueError) and ("core dimension" in str(error) or "not aligned" in str(error)):
+    elif isinstance(error, ValueError) and ("core dimension" in told or "not aligned" in told):
         text = f"{op.name}: shapes {shapes} do not fit; the axes that are summed over must have equal lengths"
-    kind = next((k for k in (IndexError, TypeError, ValueError) if isinstance(error, k)), type(error))
-    return kind(text)
+    elif isinstance(error, OverflowError) and "out of bounds" in told:
+        text += ". Convert the tensor to a wider dtype first, as in x.astype(float)"
+    elif isinstance(error, OverflowError):
+        text += ". Use a smaller number; for operands up to 1.8e308 a float will do"
+    return next(kind for kind in EXPLAINED if isinstance(error, kind))(text)
 
 
 # --- the registry ---------------------------------------------------------------------------------------------
@@ -304,10 +314,12 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         op.afford(values, attrs)
         try:
             z = op.forward(*values, **attrs)
-        except (ValueError, IndexError, TypeError) as error:
+        except EXPLAINED as error:
             raise _explained(op, error, values, attrs) from error
     if type(z) is not np.ndarray or not z.shape:
         z = as_value(z)
+        if type(z) is not float and z.dtype.kind == "O":  # of two literals, one of which no dtype holds
+            raise _explained(op, OverflowError("Python int too large to convert to float"), values, attrs)
     t = wrap(z)
     active &= op.differentiable
     if not active or not recording():
@@ -373,6 +385,7 @@ def frozen(attr: Any) -> Any:
         return {k: frozen(v) for k, v in attr.items()}
     if isinstance(attr, set):
         return attr.copy()
+    refuse_masked(attr)
     return np.array(attr) if _is_array_like(attr) else attr
 
 

@@ -69,14 +69,25 @@ def from_user(data: Any, dtype: Any = None) -> Value:
     return as_value(np.array(array, dtype.newbyteorder("="), copy=True, order="C"))
 
 
-def refuse_masked(data: Any) -> None:
-    """Raise TypeError for a masked array, also in a list: NumPy would take what is masked for numbers."""
+def refuse_masked(data: Any, where: str = "") -> None:
+    """Raise TypeError for a masked array, also in a list: NumPy would take what is masked for numbers.
+
+    The message begins with `where`.
+    """
     if isinstance(data, np.ma.MaskedArray):
-        raise TypeError("a masked array would lose its mask here; fill it first: data.filled(value), or data[~mask]")
+        raise TypeError(
+            f"{where}a masked array would lose its mask here; fill it first: data.filled(value), or data[~mask]"
+        )
     if isinstance(data, list | tuple):
         for part in data:
             if type(part) not in NUMBERS:
-                refuse_masked(part)
+                refuse_masked(part, where)
+
+
+def unmasked(data: Any, where: str, dtype: Any = None) -> np.ndarray[Any, Any]:
+    """What the user passed, as `np.asarray` gives it. Raises TypeError for masked arrays; the message starts `where`."""
+    refuse_masked(data, f"{where}: ")
+    return np.asarray(data, dtype)
 
 
 def checked_dtype(dtype: np.dtype[Any], data: Any = None) -> np.dtype[Any]:

@@ -81,6 +81,69 @@ def test_what_is_no_number_is_refused_everywhere(kind: str, place: str) -> None:
     np.testing.assert_array_equal(gradient(x), 2 * A)
 
 
+MASKED = np.ma.masked_array([1.0, 0.0, 3.0], [False, True, False])
+WHOLE = np.ma.masked_array([1, 0, 2], [False, True, False])
+RIGHT = MASKED > 0
+
+
+def optimizer_state() -> tuple[Any, dict[str, Any]]:
+    w = variable([1.0, 2.0, 3.0])
+    optimizer = ag.optim.SGD([w], momentum=0.9)
+    (w * w).sum().backward()
+    optimizer.step()
+    return optimizer, {"lr": 0.1, "state": [{"velocity": MASKED}]}
+
+
+def load(thing: Any, state: Any) -> None:
+    before = str(thing.state_dict())
+    try:
+        thing.load_state_dict(state)
+    finally:
+        assert str(thing.state_dict()) == before
+
+
+DOORS: dict[str, Callable[[], Any]] = {
+    "condition": lambda: ag.where(RIGHT, variable(A), 0.0),
+    "condition of NumPy's function": lambda: np.where(RIGHT, variable(A), 0.0),
+    "one masked condition": lambda: ag.where(np.ma.masked, variable(A), 0.0),
+    "attribute": lambda: ag.repeat(variable(A), WHOLE, axis=1),
+    "attribute in a tuple": lambda: ag.roll(variable(A), (WHOLE[1], 0), axis=(0, 1)),
+    "index": lambda: variable(A)[:, RIGHT],
+    "positions": lambda: ag.take(variable(A), WHOLE),
+    "positions along": lambda: ag.take_along_axis(variable(A), WHOLE[None], 1),
+    "filled": lambda: ag.full(3, MASKED),
+    "cotangent": lambda: ag.vjp(lambda x: x * x, np.ones(3))[1](MASKED),
+    "tangent": lambda: ag.jvp(lambda x: x * x, (np.ones(3),), (MASKED,)),
+    "direction": lambda: ag.hvp(lambda x: (x * x).sum(), np.ones(3), MASKED),
+    "lesson": lambda: ag.steps(variable(np.ones(3)) * 1.0, MASKED),
+    "checked": lambda: ag.check_grad(lambda x: (x * x).sum(), MASKED),
+    "loaded parameters": lambda: load(ag.nn.Linear(3, 1), {"weight": MASKED[None], "bias": np.ones(1)}),
+    "loaded optimiser": lambda: load(*optimizer_state()),
+    "loaded scaler": lambda: load(
+        ag.data.MinMaxScaler(), {"feature_range": (-1, 1), "data_min_": MASKED, "data_max_": MASKED}
+    ),
+    "scaled": lambda: ag.data.MinMaxScaler().fit(MASKED),
+    "batches": lambda: ag.data.DataLoader(A.T, MASKED),
+    "split": lambda: ag.data.train_test_split(MASKED, seed=0),
+    "rows": lambda: ag.data.Table({"depth": [1.0, 2.0, 3.0]}).select(RIGHT),
+    "labels": lambda: ag.data.one_hot(WHOLE),
+    "probabilities": lambda: ag.data.from_one_hot(MASKED[None]),
+    "map": lambda: ag.data.write_map("never.csv", MASKED[None]),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_masked_array_comes_in_nowhere(door: str) -> None:
+    with pytest.raises(TypeError, match="lose its mask here; fill it first"):
+        DOORS[door]()
+    assert not Path("never.csv").exists()
+
+
+def test_a_masked_column_is_refused_by_name() -> None:
+    with pytest.raises(ag.data.DataError, match=r"well 3: column 'depth': a masked array would lose its mask"):
+        ag.data.Table({"depth": MASKED}, "well 3")
+
+
 @pytest.mark.parametrize("index", [np.ma.masked_array([0, 1], [True, False]), [0, np.ma.masked]], ids=["array", "list"])
 def test_a_masked_index_is_refused(index: Any) -> None:
     x = variable(A)
@@ -123,6 +186,53 @@ def test_an_index_out_of_range_is_refused(name: str, compiled: bool) -> None:
     assert re.match(r"\w+: ", str(error.value)), "it names the op"
     with pytest.raises(IndexError):
         run(ag.tensor(A))
+
+
+AXES: dict[str, Callable[[Any], Any]] = {
+    "sum": lambda x: ag.sum(x, axis=2),
+    "max": lambda x: x.max(axis=(0, -3)),
+    "cumsum": lambda x: ag.cumsum(x, axis=2),
+    "argmax": lambda x: ag.argmax(x, axis=2),
+    "concatenate": lambda x: ag.concatenate([x, x], axis=2),
+    "stack": lambda x: ag.stack([x, x], axis=3),
+    "moveaxis": lambda x: ag.moveaxis(x, 2, 0),
+    "expand_dims": lambda x: ag.expand_dims(x, 4),
+    "sort": lambda x: ag.sort(x, axis=2),
+}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_an_axis_that_is_not_there_is_numpys_error(name: str) -> None:
+    """Both ValueError and IndexError, which handlers of either catch."""
+    with pytest.raises(np.exceptions.AxisError, match=r"\w+: .*out of bounds.*\(2, 3\).*Axes count from 0, or from -1 back"):
+        AXES[name](variable(A))
+
+
+HUGE = 10**400
+TOO_LARGE: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "array": (lambda x: x + HUGE, "add: .*a float will do"),
+    "array on the right": (lambda x: HUGE * x, "multiply: .*a float will do"),
+    "number": (lambda x: ag.tensor(1.0) - HUGE, "subtract: .*a float will do"),
+    "number on the right": (lambda x: HUGE / ag.tensor(1.0), "divide: .*a float will do"),
+    "single precision": (lambda x: ag.tensor(np.float32(1)) * HUGE, "multiply: .*a float will do"),
+    "literals": (lambda x: ag.multiply(2.0, HUGE), "multiply: .*a float will do"),
+    "whole literals": (lambda x: ag.multiply(2, HUGE), "multiply: .*a float will do"),
+    "where": (lambda x: ag.where(True, x, HUGE), "where: .*a float will do"),
+    "bytes": (lambda x: ag.tensor(np.ones(3, np.int8)) + 1000, r"add: .*1000.*int8.*x\.astype\(float\)"),
+    "integers": (lambda x: ag.maximum(ag.tensor([1, 2]), HUGE), "maximum: .*smaller"),
+    "axis": (lambda x: ag.sum(x, axis=HUGE), r"sum: .*\(2, 3\), axis=1000"),
+    "tiles": (lambda x: ag.tile(x, HUGE), "tile: .*smaller"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_number_too_large_for_its_type_is_told(name: str) -> None:
+    call, message = TOO_LARGE[name]
+    x = variable(A)
+    with pytest.raises(OverflowError, match=message):
+        call(x)
+    (x * x).sum().backward()
+    np.testing.assert_array_equal(gradient(x), 2 * A)
 
 
 def test_an_index_that_leaves_the_range_later_is_refused_compiled_too() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..random import Generator
+from ..value import unmasked
 
 _ORDERS = 2**63  # the stream of epoch 0
 
@@ -30,7 +31,7 @@ def train_test_split(*arrays: ArrayLike, test_size: float = 0.2, seed: int) -> l
 
     They are the rows of scikit-learn's `train_test_split(*arrays, test_size=test_size, random_state=seed)`.
     Raises ValueError for arrays of unequal lengths, a test_size outside (0, 1), a part without rows, and a
-    seed outside 0 .. 2**32 - 1.
+    seed outside 0 .. 2**32 - 1, TypeError for masked arrays.
     """
     held, n = _rows(arrays)
     if not 0 < test_size < 1:
@@ -51,7 +52,7 @@ class DataLoader:
     `drop_last`. Set `epoch` to go on from where an earlier run stopped.
 
     Raises ValueError for arrays without rows or of unequal lengths, a batch size that is no positive integer,
-    a seed that `Generator` refuses, and where `drop_last` would leave no batch.
+    a seed that `Generator` refuses, and where `drop_last` would leave no batch, TypeError for masked arrays.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class DataLoader:
 
 def _rows(arrays: tuple[ArrayLike, ...]) -> tuple[list[NDArray[Any]], int]:
     """The arrays and their common number of rows, at least one."""
-    held = [np.asarray(array) for array in arrays]
+    held = [unmasked(array, f"array {n}") for n, array in enumerate(arrays)]
     lengths = [len(array) if array.ndim else 0 for array in held]
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"arrays need equally many rows, at least one, not {lengths}")

@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..value import unmasked
+
 _FITTED = "data_min_", "data_max_"
 
 
@@ -32,9 +34,10 @@ class MinMaxScaler:
     def fit(self, x: ArrayLike) -> Self:
         """Take the ranges of `x`, (n,) or (n, features).
 
-        Raises ValueError, leaving the scaler as it was, for other shapes, no rows, NaN and infinity.
+        Raises ValueError, leaving the scaler as it was, for other shapes, no rows, NaN and infinity, TypeError for
+        masked arrays.
         """
-        values = np.asarray(x, dtype=np.float64)
+        values = unmasked(x, "fit", np.float64)
         if values.ndim not in (1, 2) or not values.size:
             raise ValueError(f"fit needs values of shape (n,) or (n, features), not {values.shape}")
         if not np.isfinite(values).all():
@@ -69,12 +72,12 @@ class MinMaxScaler:
         return {"feature_range": self.feature_range, **fitted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict()`. Raises KeyError or ValueError, with nothing changed, for anything else."""
+        """Take over a `state_dict()`. Raises KeyError, ValueError or TypeError, with nothing changed, for anything else."""
         if state.keys() not in ({"feature_range"}, {"feature_range", *_FITTED}):
             raise KeyError(f"a scaler's state has feature_range, {' and '.join(_FITTED)}, not {sorted(state)}")
         fresh = MinMaxScaler(state["feature_range"])
         if len(state) > 1:
-            low, high = (np.array(state[name], dtype=np.float64) for name in _FITTED)
+            low, high = (np.array(unmasked(state[name], name, np.float64)) for name in _FITTED)
             if low.shape != high.shape or low.ndim > 1 or not (np.isfinite(high - low) & (low <= high)).all():
                 raise ValueError(f"a scaler's ranges are finite, least before greatest, not {low!r:.80}, {high!r:.80}")
             fresh.data_min_, fresh.data_max_ = low, high
@@ -104,7 +107,7 @@ def one_hot(labels: ArrayLike, classes: int | None = None) -> NDArray[np.float64
     Without `classes` there are as many as the greatest label needs. Raises ValueError for labels that are not
     1-D, not whole numbers or out of range, and where there are none to count classes by.
     """
-    values = np.asarray(labels, dtype=np.float64)
+    values = unmasked(labels, "one_hot", np.float64)
     if values.ndim != 1:
         raise ValueError(f"labels must be 1-D, not of shape {values.shape}")
     if classes is None and not values.size:
@@ -125,7 +128,7 @@ def from_one_hot(rows: ArrayLike) -> NDArray[np.int64]:
 
     Raises ValueError for an array that is not 2-D or has no columns.
     """
-    values = np.asarray(rows, dtype=np.float64)
+    values = unmasked(rows, "from_one_hot", np.float64)
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"rows must have shape (n, classes), not {values.shape}")
     columns: NDArray[np.int64] = values.argmax(axis=1)

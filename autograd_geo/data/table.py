@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..files import write_atomically
 from ..names import printable
+from ..value import refuse_masked, unmasked
 
 _Path: TypeAlias = str | os.PathLike[str]
 _SHOWN = 40  # characters of a faulty text that a message quotes
@@ -48,6 +49,10 @@ class Table:
             raise DataError(f"{source}: a table needs columns of one length, not {counts}")
 
     def _read_only(self, name: str, values: ArrayLike) -> NDArray[np.float64]:
+        try:
+            refuse_masked(values)
+        except TypeError as error:
+            raise DataError(f"{self._source}: column {name!r}: {error}") from None
         try:
             column = np.array(values, dtype=np.float64)
         except (TypeError, ValueError):
@@ -88,7 +93,7 @@ class Table:
 
     def select(self, rows: slice | ArrayLike) -> Table:
         """The table of some rows: a slice, row numbers (counted from 0) or a boolean mask."""
-        chosen = rows if isinstance(rows, slice) else np.asarray(rows)
+        chosen = rows if isinstance(rows, slice) else unmasked(rows, "select")
         return Table({name: column[chosen] for name, column in self._columns.items()}, self._source)
 
 
@@ -142,7 +147,7 @@ def write_map(path: _Path, grid: ArrayLike) -> None:
 
     Raises DataError for an array that is not 2-D or is empty.
     """
-    values = np.asarray(grid, dtype=np.float64)
+    values = unmasked(grid, "write_map", np.float64)
     if values.ndim != 2 or not values.size:
         raise DataError(f"{path}: a map is a grid (rows, cols), not an array of shape {values.shape}")
     _write(path, values.tolist())

@@ -10,6 +10,7 @@ import numpy as np
 from ..declare import pointwise
 from ..op import composite
 from ..tensor import Tensor
+from ..value import unmasked
 
 _positive = (0.1, 3.0)
 _unit = (-0.9, 0.9)
@@ -126,7 +127,9 @@ _where = pointwise(
 @composite(method=False)
 def where(condition: Any, x: Any, y: Any) -> Tensor:
     """x where the condition holds, else y; the branch not taken gets no gradient."""
-    return _where(condition if isinstance(condition, Tensor) else np.asarray(condition, bool), x, y)
+    if not isinstance(condition, Tensor):
+        condition = unmasked(condition, "where: argument 'condition'", bool)
+    return _where(condition, x, y)
 
 
 # --- exponentials and logarithms --------------------------------------------------------------------------------

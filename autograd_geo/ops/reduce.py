@@ -28,8 +28,10 @@ def _restore(g: Any, ndim: int, axis: Axis, keepdims: bool) -> Any:
 
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
     axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
-    count = 1
+    count, ndim = 1, len(shape)
     for a in axes:
+        if not -ndim <= a < ndim:
+            raise np.exceptions.AxisError(a, ndim)
         count *= shape[a]
     return count
 

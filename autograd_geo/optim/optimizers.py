@@ -13,6 +13,7 @@ from ..cuda.array import DeviceArray, on_host
 from ..device import put
 from ..tape import TRACING, mode, no_grad, tracer
 from ..tensor import Tensor, wrap
+from ..value import unmasked
 
 State = dict[str, Any]
 
@@ -135,8 +136,8 @@ class Optimizer:
             )
         fresh: State = {}
         for name, value in given.items():
-            like, array = np.asarray(wanted[name]), np.asarray(value)
-            if array.dtype.kind not in ("iu" if like.dtype.kind == "i" else "iufc"):
+            like, array = np.asarray(wanted[name]), unmasked(value, f"state[{n}][{name!r}]")
+            if array.dtype.kind not in ("iu" if like.dtype.kind == "i" else "iuf"):
                 raise TypeError(f"state[{n}][{name!r}] has dtype {array.dtype}, this optimiser needs {like.dtype}")
             if array.shape != like.shape:
                 raise ValueError(f"state[{n}][{name!r}] has shape {array.shape}, its parameter needs {like.shape}")
