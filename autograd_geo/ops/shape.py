@@ -13,7 +13,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from ..declare import custom, linear, sample
 from ..op import composite
 from ..tensor import Tensor, tensor
-from ..value import checked_dtype
+from ..value import checked_dtype, unmasked
 from ..views import note_view
 
 Axes = int | tuple[int, ...]
@@ -82,7 +82,7 @@ def transpose(x: Any, *axes: Any) -> Tensor:
     """Axes in another order; reversed if none is given. `x.transpose(1, 0)` works too."""
     given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int | np.integer) else axes
     ndim = np.ndim(x)
-    return _transpose(x, tuple(normalize_axis_index(int(a), ndim) for a in given) if given else None)
+    return _transpose(x, tuple(normalize_axis_index(int(a), ndim, "transpose") for a in given) if given else None)
 
 
 @view
@@ -100,7 +100,8 @@ def moveaxis(x: Any, /, source: Axes, destination: Axes) -> Any:
 def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     """Two axes exchanged."""
     order = list(range(np.ndim(x)))
-    order[axis1], order[axis2] = order[axis2], order[axis1]
+    a, b = (normalize_axis_index(axis, len(order), "swapaxes") for axis in (axis1, axis2))
+    order[a], order[b] = b, a
     return _transpose(x, tuple(order))
 
 
@@ -216,6 +217,7 @@ def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Tensor]:
     Raises ValueError where equal parts do not come out even.
     """
     x = x if isinstance(x, Tensor) else tensor(x)
+    axis = normalize_axis_index(axis, x.ndim, "split")
     length = x.shape[axis]
     if isinstance(indices_or_sections, int | np.integer):
         parts = int(indices_or_sections)
@@ -224,7 +226,7 @@ def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Tensor]:
         cuts = [length // parts * i for i in range(1, parts)]
     else:
         cuts = [int(i) for i in indices_or_sections]
-    lead = (slice(None),) * (axis % np.ndim(x))
+    lead = (slice(None),) * axis
     return [x[(*lead, slice(a, b))] for a, b in zip([0, *cuts], [*cuts, length], strict=True)]
 
 
@@ -255,7 +257,7 @@ def _tile(x: Any, /, reps: tuple[int, ...]) -> Any:
 
 @composite()
 def tile(x: Any, reps: Any) -> Tensor:
-    """The whole tensor _repeat `reps` times along each axis."""
+    """The whole tensor repeated `reps` times along each axis."""
     return _tile(x, (int(reps),) if isinstance(reps, int | np.integer) else tuple(int(r) for r in reps))
 
 
@@ -292,7 +294,7 @@ def _repeat(x: Any, /, repeats: Any, axis: int) -> Any:
 
 @composite()
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
-    """Each element _repeat, `repeats` times or as often as its entry says; flattened first if `axis` is None."""
+    """Each element repeated, `repeats` times or as often as its entry says; flattened first if `axis` is None."""
     return _repeat(ravel(x), repeats, 0) if axis is None else _repeat(x, repeats, axis)
 
 
@@ -375,7 +377,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0
     if mode not in ("constant", "edge", "reflect", "symmetric", "wrap"):
         raise ValueError(f"pad: mode may be constant, edge, reflect, symmetric or wrap, not {mode!r}")
     z = _pad(x, pad_width, mode)
-    if mode == "constant" and np.any(np.asarray(constant_values) != 0):
+    if mode == "constant" and np.any(unmasked(constant_values, "pad") != 0):
         z = z + np.pad(np.zeros(np.shape(x), z.dtype), pad_width, constant_values=constant_values)
     return z
 
