@@ -6,6 +6,7 @@ A watcher looks at the result of every op, and at the events of every reverse pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,9 @@ class detect_anomaly(watched_by):
     """`with ag.detect_anomaly():` in this thread or task the first NaN or infinity that an op makes is an AnomalyError.
 
     Forward that is an op which makes one of finite inputs, or a NaN of infinities; backward a derivative that makes one
-    of a finite cotangent, or a sum of finite ones that overflows, in passes of any order. The error names the op, the
-    line that recorded it, the inputs and the index of the first bad element. Compiled functions run uncompiled inside.
+    of a finite cotangent, or a sum of finite ones that overflows, in passes of any order; in forward mode the same of
+    tangents. The error names the op, the line that recorded it, the inputs and the index of the first bad element.
+    Compiled functions run uncompiled inside.
 
     Raises RuntimeError inside a compiled function, whose values are known only when it runs.
     """
@@ -65,9 +67,9 @@ class _Watcher:
                 _look(op, operands, attrs, t, bad)
         return t
 
-    def passed(self, steps: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """The `Write` events of a reverse pass, all of whose events are looked at."""
-        watch = PassWatch(value_of)
+    def passed(self, steps: Iterator[tuple[Any, ...]], forward: bool = False) -> Iterator[tuple[Any, ...]]:
+        """The `Write` events of a pass, all of whose events are looked at; if `forward`, cotangents are tangents."""
+        watch: PassWatch | _ForwardWatch = _ForwardWatch(value_of) if forward else PassWatch(value_of)
         while True:
             start = next_number()
             with watched_by(None), np.errstate(all="ignore"):
@@ -83,6 +85,57 @@ class _Watcher:
                         raise AnomalyError(found, value_of)
             if kind is Write:
                 yield event
+
+
+class _ForwardWatch:
+    """Looks at the events of forward mode for where tangents stop being finite; `value` gives that of an entry.
+
+    Only what gets to an output is told, and when it does: `where` may leave out what was found on the way.
+    """
+
+    def __init__(self, value: Callable[[Entry], Value]) -> None:
+        self._local = PassWatch(value)
+        self._tangents: dict[Entry, Any] = {}
+        self._found: list[Finding] = []
+
+    def finding(self, kind: Any, fields: Sequence[Any]) -> Finding | None:
+        """What made the tangent of an output that is not finite."""
+        if kind is Write:
+            behind = self._behind(fields[0])
+            return next((f for f in self._found if f.entry in behind), None)
+        if kind is Local:
+            self._tangents.setdefault(fields[0], fields[3])
+            found = self._local.finding(kind, fields)
+            if found is not None:
+                self._found.append(replace(found, what=_of_tangent(found.what), advice=_of_tangent(found.advice)))
+            return None
+        e, pushed, total = fields
+        before, self._tangents[e] = self._tangents[e], total
+        bad = not_finite(total)
+        if bad is not None and not_finite(pushed) is None and not_finite(before) is None:
+            index = tuple(map(int, np.argwhere(bad)[0]))
+            place = f" at index ({', '.join(map(str, index))}{',' * (len(index) == 1)})" if index else ""
+            what = f"tangents of the operands of {e.op.name if e.op else 'a leaf'}, finite numbers, add up to "
+            what += f"{float(np.asarray(total)[index]):.6g}{place}"
+            self._found.append(Finding("sum", e, what, "scale the tangents, or see why they grew", index))
+        return None
+
+    def _behind(self, output: Entry) -> set[Entry]:
+        """The entries from which a tangent that is not finite gets to this one."""
+        stack, found = [output], set[Entry]()
+        while stack:
+            e = stack.pop()
+            if e not in found and e in self._tangents and not_finite(self._tangents[e]) is not None:
+                found.add(e)
+                stack += [s for s in e.inputs if isinstance(s, Entry)]
+        return found
+
+
+def _of_tangent(text: str) -> str:
+    """What is told of a derivative in a reverse pass, said of one in forward mode."""
+    return text.replace("of a finite gradient", "of a finite tangent").replace(
+        "the gradient that arrives", "the tangent that arrives"
+    )
 
 
 def _look(op: Op, operands: Sequence[Any], attrs: dict[str, Any], t: Tensor, bad: Any) -> None:

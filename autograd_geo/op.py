@@ -188,7 +188,7 @@ def _explained(op: Op, error: Exception, values: Sequence[Any], attrs: Mapping[s
     told = str(error)
     text = f"{op.name}: {told}; shapes {shapes}{given}"
     if isinstance(error, np.exceptions.AxisError):
-        text += f". Axes count from 0, or from -1 back"
+        text += ". Axes count from 0, or from -1 back"
     elif isinstance(error, ValueError) and "broadcast" in told:
         text = f"{op.name}: shapes {shapes} do not broadcast; axes must match from the right, or be 1"
     elif isinstance(error, ValueError) and ("core dimension" in told or "not aligned" in told):

@@ -7,19 +7,22 @@ taken with respect to fresh variables, so nothing outside is written to, and nes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from .backward import events, fit, seed_of
+from .backward import Accumulate, Local, Write, events, fit, seed_of
 from .declare import pointwise
 from .memory import afford
-from .op import Op, Rule, Rules, functions
+from .op import Op, Rule, Rules, apply, functions
 from .tape import (
     ACTIVE,
     CONSTANT,
     TRACING,
+    WATCHING,
     Entry,
     enable_grad,
     leaf,
@@ -29,10 +32,11 @@ from .tape import (
     set_grad_enabled,
     tape,
     tracer,
+    watcher,
 )
 from .tensor import Tensor, constant, entry_of, tensor, wrap
-from .tree import fill, leaves, leaves_like, map_leaves
-from .value import as_value, strong
+from .tree import fill, leaves, leaves_like, map_leaves, paths
+from .value import Value, as_value, strong
 
 Function = Callable[..., Any]
 
@@ -41,22 +45,36 @@ _variable = pointwise(
 )
 
 
-def _watch(name: str, argument: Any) -> Any:
-    """The argument with its leaves replaced by variables that record."""
+def _watch(argument: Any, name: str) -> Any:
+    """The argument with its leaves replaced by variables that record; errors begin with its `name`."""
+    done = 0
 
     def watch(x: Any) -> Tensor:
+        nonlocal done
+        done += 1
         if isinstance(x, Tensor) and x.requires_grad:
             return _variable(x)
         try:
             v = tensor(x, requires_grad=True)
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{next(islice(paths(argument, name), done - 1, None))}: {error}") from None
         entry = entry_of(v)  # no leaf: writing into it is recorded, and nobody outside depends on it
         source = tracer().defined.pop(entry) if mode() & TRACING else leaf(v._value, CONSTANT)
         entry.op, entry.inputs = _variable.op, (source,)  # type: ignore[attr-defined]
         return v
 
     return map_leaves(watch, argument)
+
+
+def _seeds(outputs: Sequence[Tensor], given: Sequence[Any], names: Iterable[str]) -> list[Value]:
+    """Cotangents or tangents of these tensors, checked; errors begin with the name of the one at fault."""
+    found = []
+    for t, u, name in zip(outputs, given, names, strict=True):
+        try:
+            found.append(seed_of(t, u))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {str(error).removeprefix('backward: ')}") from None
+    return found
 
 
 def _zeros(t: Tensor | Entry) -> Tensor:
@@ -130,7 +148,7 @@ def value_and_grad(fn: Function, argnums: int | Sequence[int] = 0, has_aux: bool
         outer, since, watched = recording(), next_number(), list(args)
         with enable_grad():
             for n in positions:
-                watched[n] = _watch("grad", args[n])
+                watched[n] = _watch(args[n], f"grad: argument {n}")
             variables = [entry_of(v) for v in leaves([watched[n] for n in positions])]
             result = fn(*watched, **kwargs)
         value, aux = result if has_aux else (result, None)
@@ -184,18 +202,18 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
     """(fn(*primals), pull), where pull(cotangent) gives the vector-Jacobian product for each primal.
 
     `pull` takes a cotangent nested and shaped like the result, and may be called again. Raises ValueError where
-    shapes differ.
+    shapes differ, TypeError for what holds no numbers.
     """
     outer, since = recording(), next_number()
     with enable_grad():
-        watched = _watch("vjp", primals)
+        watched = _watch(primals, "vjp: primals")
         variables = [entry_of(v) for v in leaves(watched)]
         out = fn(*watched)
     outputs = [_tensor_out("vjp", t) for t in leaves(out)]
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         given = list(leaves_like(cotangent, out, f"vjp: the function has {len(outputs)} results; the cotangent"))
-        seeds = [seed_of(t, u) for t, u in zip(outputs, given, strict=True)]
+        seeds = _seeds(outputs, given, paths(out, "vjp: the cotangent"))
         live = [
             k for k, t in enumerate(outputs) if t._entry is not None and t.requires_grad and t._entry.number >= since
         ]
@@ -217,10 +235,20 @@ def vjp(fn: Function, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ..
 
 
 def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
-    """The tangent that input k sends to the output: the transpose of its rule, which is linear in the cotangent."""
+    """The tangent that input k sends to the output.
+
+    That of an op which is linear in the input is the op itself, of an elementwise one its rule, of any other the
+    transpose of its rule, which is linear in the cotangent.
+    """
     assert entry.op is not None
     rule = entry.op.rules[k]
     assert rule is not None
+    if entry.op.family in ("linear", "multilinear"):
+        values: list[Any] = list(entry.inputs)
+        values[k] = tangent
+        if traced:
+            return apply(entry.op, [wrap(v.value, v) if type(v) is Entry else v for v in values], entry.attrs)
+        return entry.op.evaluate([strong(v.value if type(v) is Entry else v) for v in values], entry.attrs)
     if entry.op.family == "pointwise":
         pushed = rule.traced(tangent, entry) if traced else rule.raw(strong(tangent), entry)
         if rule.support is not None:  # an infinite tangent of a branch not taken does not count
@@ -246,34 +274,56 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
     return result._value
 
 
+def _pushes(
+    order: Iterable[Entry], known: dict[Entry, Any], ends: Iterable[Entry], traced: bool
+) -> Iterator[tuple[Any, ...]]:
+    """Complete the `known` tangents by those of the entries in `order`, telling what happens as `events` does.
+
+    What arrives at `ends` is told last.
+    """
+    variables = set(known)
+    for entry in order:
+        if entry in variables or entry.op is None:
+            continue
+        for k, source in enumerate(entry.inputs):
+            if type(source) is not Entry or source not in known or not entry.op.rules[k]:
+                continue
+            pushed = _push(entry, k, known[source], traced)
+            yield Local, entry, k, known[source], pushed
+            before = known.get(entry)
+            known[entry] = pushed if before is None else before + pushed
+            if before is not None:
+                yield Accumulate, entry, pushed, known[entry]
+    for entry in ends:
+        if entry in known:
+            yield Write, entry, known[entry]
+
+
 def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """(fn(*primals), its derivative along `tangents`): forward mode, one pass for one direction.
 
-    `tangents` is nested and shaped like `primals`. Raises ValueError where it is not.
+    `tangents` is nested and shaped like `primals`. Raises ValueError where it is not, TypeError where it holds no
+    numbers.
     """
     outer, since = recording(), next_number()
     with enable_grad():
-        watched = _watch("jvp", tuple(primals))
+        watched = _watch(tuple(primals), "jvp: primals")
         variables = [entry_of(v) for v in leaves(watched)]
         originals = [wrap(v._value, v._entry) for v in leaves(watched)]
         out = fn(*watched)
     given = list(leaves_like(tuple(tangents), watched, f"jvp: there are {len(variables)} primals; their tangents"))
     outputs = [_tensor_out("jvp", t) for t in leaves(out)]
     order = sorted({e for t in outputs if t.requires_grad for e in tape(entry_of(t), since)[1]}, key=lambda e: e.number)
-    entries = set(variables)
-    traced = _recorded(outer, order, entries, since) or (
+    traced = _recorded(outer, order, set(variables), since) or (
         outer and any(isinstance(t, Tensor) and t.requires_grad for t in given)
     )
     known: dict[Entry, Any] = {}
-    for v, t in zip(originals, given, strict=True):
-        value = seed_of(v, t)
+    values = _seeds(originals, given, paths(watched, "jvp: tangents"))
+    for v, t, value in zip(originals, given, values, strict=True):
         known[entry_of(v)] = (t.astype(v.dtype) if isinstance(t, Tensor) else constant(value)) if traced else value
+    steps = _pushes(order, known, [t._entry for t in outputs if t._entry is not None], traced)
     with enable_grad():
-        for entry in order:
-            for k, source in enumerate(entry.inputs):
-                if type(source) is Entry and source in known and entry.op and entry.op.rules[k]:
-                    pushed = _push(entry, k, known[source], traced)
-                    known[entry] = known[entry] + pushed if entry in known and entry not in entries else pushed
+        deque(watcher().passed(steps, forward=True) if mode() & WATCHING else steps, 0)
     tangent_out = []
     for t in outputs:
         pushed = known.get(t._entry) if t._entry is not None else None
@@ -313,12 +363,17 @@ def hessian(fn: Function, argnum: int = 0) -> Function:
 
 
 def hvp(fn: Function, x: Any, v: Any) -> Any:
-    """The Hessian of a scalar `fn` at `x` times `v`, nested like `x`, without forming the Hessian."""
-    vectors = list(leaves_like(v, x, "hvp: the vector"))
+    """The Hessian of a scalar `fn` at `x` times `v`, nested like `x`, without forming the Hessian.
+
+    Raises ValueError where `v` is not nested and shaped like `x`, TypeError where it holds no numbers.
+    """
+    given = list(leaves_like(v, x, "hvp: the vector"))
 
     def slope(x: Any) -> Tensor:
         along = tensor(0.0)
-        for g, u in zip(leaves(grad(fn)(x)), vectors, strict=True):
+        gradient = list(leaves(grad(fn)(x)))
+        _seeds(gradient, given, paths(x, "hvp: the vector"))
+        for g, u in zip(gradient, given, strict=True):
             along = along + functions["sum"](g * u)
         return along
 

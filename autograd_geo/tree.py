@@ -19,6 +19,18 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
+def paths(tree: Any, root: str) -> Iterator[str]:
+    """Where each of the `leaves` stands, as Python writes it: `root[0]['w']`."""
+    if isinstance(tree, list | tuple):
+        for n, branch in enumerate(tree):
+            yield from paths(branch, f"{root}[{n}]")
+    elif isinstance(tree, dict):
+        for key, branch in tree.items():
+            yield from paths(branch, f"{root}[{key!r}]")
+    elif tree is not None:
+        yield root
+
+
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     """The same nesting with every leaf replaced by function(leaf)."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):

@@ -85,7 +85,7 @@ def refuse_masked(data: Any, where: str = "") -> None:
 
 
 def unmasked(data: Any, where: str, dtype: Any = None) -> np.ndarray[Any, Any]:
-    """What the user passed, as `np.asarray` gives it. Raises TypeError for masked arrays; the message starts `where`."""
+    """What the user passed, as `np.asarray` gives it. Raises TypeError, beginning with `where`, for masked arrays."""
     refuse_masked(data, f"{where}: ")
     return np.asarray(data, dtype)
 

@@ -292,6 +292,63 @@ def test_a_failed_pass_changes_no_gradient() -> None:
 # --- compiled, trained --------------------------------------------------------------------------------------------
 
 
+def forward_slope() -> None:
+    x = np.array([1.0, 0.0, 4.0])
+    ag.jvp(lambda x: (ag.sqrt(x) * 2.0).sum(), (x,), (np.ones(3),))  # forward_slope
+
+
+def forward_nan() -> None:
+    ag.jvp(lambda x: ag.sqrt(x), (0.0,), (0.0,))  # forward_nan
+
+
+def forward_sum() -> None:
+    def total(x: Any, y: Any) -> Any:
+        return x * 0.75 + y * 0.75  # forward_sum
+
+    ag.jvp(total, (np.ones(2), np.ones(2)), (np.array([1.0, 1.5e308]), np.array([1.0, 1.5e308])))
+
+
+def forward_product() -> None:
+    def product(x: Any) -> Any:
+        return x @ np.array([1e10, 1.0])  # forward_product
+
+    ag.jvp(product, (np.ones((2, 2)),), (np.array([[1.0, 2.0], [1e300, 0.0]]),))
+
+
+def forward_recorded() -> None:
+    def scaled(w: Any) -> Any:
+        return ag.jvp(lambda x: ag.sqrt(x) * w, (np.array([1.0, 0.0]),), (np.ones(2),))[1].sum()  # forward_recorded
+
+    ag.grad(scaled)(2.0)
+
+
+TANGENTS: dict[Callable[[], None], tuple[str, tuple[int, ...]]] = {
+    forward_slope: (r"the derivative of sqrt by x made inf of a finite tangent at index \(1,\): 1 times 0.5/z", (1,)),
+    forward_nan: (r"of sqrt by x made nan of a finite tangent: 0 times .*the tangent that arrives is 0", ()),
+    forward_sum: (r"tangents of the operands of add, finite numbers, add up to inf at index \(1,\)", (1,)),
+    forward_product: (r"the derivative of matmul by x made inf of a finite tangent at index \(1,\)", (1,)),
+    forward_recorded: (r"the derivative of sqrt by x made inf of a finite tangent at index \(1,\)", (1,)),
+}
+
+
+@pytest.mark.parametrize("program", TANGENTS, ids=lambda p: p.__name__)
+def test_the_first_tangent_that_is_not_finite(program: Callable[[], None]) -> None:
+    message, index = TANGENTS[program]
+    error = found(program)
+    assert re.search(message, str(error), re.DOTALL), str(error)
+    assert line_with(program.__name__) in str(error)
+    assert error.finding.index == index
+
+
+def test_a_tangent_that_does_not_get_through_is_no_anomaly() -> None:
+    at = np.array([0.0, 4.0])
+    with ag.detect_anomaly():
+        _, slope = ag.jvp(lambda x: ag.where(x > 0, ag.sqrt(x), 0.0), (at,), (np.ones(2),))
+        _, known = ag.jvp(lambda x: x * 2.0, (at,), (np.array([np.inf, 1.0]),))  # it was not finite before
+    np.testing.assert_array_equal(slope.numpy(), [0.0, 0.25])
+    np.testing.assert_array_equal(known.numpy(), [np.inf, 2.0])
+
+
 def test_compiled_functions_run_uncompiled_inside() -> None:
     @ag.compile
     def loss(x: Any, scale: float) -> Any:

@@ -601,7 +601,7 @@ def test_a_constant_result_has_zero_gradient() -> None:
 
 @pytest.mark.parametrize("argument", [3, np.arange(3), [1.0, 2], True, {"a": 1}])
 def test_arguments_of_transforms_are_floating_point(argument: Any) -> None:
-    with pytest.raises(TypeError, match=r"grad: only floating-point.*2\.0 instead of 2"):
+    with pytest.raises(TypeError, match=r"grad: argument 0.*only floating-point.*2\.0 instead of 2"):
         ag.grad(lambda x: x)(argument)
 
 

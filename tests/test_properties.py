@@ -226,6 +226,62 @@ def check_dot(call: Call) -> None:
             ag.check_dot(run, *[call.args[k] for k in call.floating], rtol=100 * float(np.finfo(np.float64).eps))
 
 
+def shared(hit: Any, tangent: Any, axis: int | None) -> Any:
+    """The mean of the tangents that were chosen."""
+    return np.where(hit, tangent, 0.0).sum(axis) / hit.sum(axis)
+
+
+def halves(first: Any, second: Any, tangent: Any, towards: Any) -> Any:
+    """One tangent, the other, or half of each where neither is first."""
+    tied = np.where(first | second, 0.0, 0.5 * tangent + 0.5 * towards)
+    return np.where(first, tangent, 0.0) + np.where(second, towards, 0.0) + tied
+
+
+MASK = np.array([[True, False, True], [False, False, True]])
+
+
+def written(x: Any, y: Any) -> Any:
+    x = x * 1.0
+    x[MASK] = y[MASK]
+    return x
+
+
+#: Ours, of x and y, and the tangent that NumPy chooses.
+CHOICES: dict[str, tuple[Any, Any]] = {
+    "max": (lambda x, y: ag.max(x), lambda x, y, t, u: shared(x == x.max(), t, None)),
+    "max of rows": (lambda x, y: ag.max(x, axis=1), lambda x, y, t, u: shared(x == x.max(1, keepdims=True), t, 1)),
+    "min of columns": (lambda x, y: ag.min(x, axis=0), lambda x, y, t, u: shared(x == x.min(0), t, 0)),
+    "maximum": (lambda x, y: ag.maximum(x, y), lambda x, y, t, u: halves(x > y, y > x, t, u)),
+    "minimum": (lambda x, y: ag.minimum(x, y), lambda x, y, t, u: halves(x < y, y < x, t, u)),
+    "where": (lambda x, y: ag.where(x > y, x, y), lambda x, y, t, u: np.where(x > y, t, u)),
+    "clip": (lambda x, y: ag.clip(x, -0.5, 1.0), lambda x, y, t, u: np.where((x >= -0.5) & (x <= 1.0), t, 0.0)),
+    "relu": (lambda x, y: ag.nn.ReLU()(x), lambda x, y, t, u: np.where(x > 0, t, 0.0)),
+    "sort": (
+        lambda x, y: ag.sort(x, axis=1),
+        lambda x, y, t, u: np.take_along_axis(t, np.argsort(x, axis=1, kind="stable"), 1),
+    ),
+    "index": (lambda x, y: x[:, 1], lambda x, y, t, u: t[:, 1]),
+    "mask": (lambda x, y: x[MASK], lambda x, y, t, u: t[MASK]),
+    "written": (written, lambda x, y, t, u: np.where(MASK, u, t)),
+    "take": (lambda x, y: ag.take(x, [2, 0], axis=1), lambda x, y, t, u: np.take(t, [2, 0], axis=1)),
+    "diagonal": (lambda x, y: ag.einsum("ii->i", x[:, :2]), lambda x, y, t, u: np.diag(t)),
+    "lower triangle": (lambda x, y: ag.tril(x), lambda x, y, t, u: np.where(np.tri(2, 3, dtype=bool), t, 0.0)),
+    "joined": (lambda x, y: ag.concatenate([x, y])[1:3], lambda x, y, t, u: np.concatenate([t, u])[1:3]),
+}
+
+
+def check_choice(chosen: str, x: Any, tangent: Any, y: Any, towards: Any) -> None:
+    """Forward mode through a choice is the same choice of tangents, whatever those are that were not chosen."""
+    ours, theirs = CHOICES[chosen]
+    found = ag.jvp(ours, (x, y), (tangent, towards))[1].numpy()
+    np.testing.assert_array_equal(found, theirs(x, y, tangent, towards))
+    along = [ag.tensor(v, requires_grad=True) for v in (tangent, towards)]
+    recorded = ag.jvp(ours, (x, y), along)[1]
+    np.testing.assert_array_equal(recorded.numpy(), found)
+    recorded.sum().backward()
+    assert all(t.grad is None or np.isfinite(t.grad.numpy()).all() for t in along)
+
+
 def check_poison(program: Program, x: Any, alive: Any, how: str) -> None:
     """The gradient of a program is that of the lanes and branches that count, whatever is computed besides."""
     if not np.any(alive):
@@ -332,6 +388,17 @@ def test_passes_are_one(call: Call) -> None:
 @given(st.one_of(pointwise(dtypes=["float64"], names=SMOOTH, ordinary=True), others(dtypes=["float64"], ordinary=True)))
 def test_forward_mode_is_the_transpose_of_reverse(call: Call) -> None:
     check_dot(call)
+
+
+GRID = st.lists(st.sampled_from([-1.0, 0.0, 1.0, 2.0]), min_size=6, max_size=6).map(lambda v: np.reshape(v, (2, 3)))
+TANGENTS = st.sampled_from([1.0, 2.0, -3.0, 0.0, np.inf, -np.inf, np.nan])
+ALONG = st.lists(TANGENTS, min_size=6, max_size=6).map(lambda v: np.reshape(v, (2, 3)))
+
+
+@eager(0.1, 300)
+@given(st.sampled_from(sorted(CHOICES)), GRID, ALONG, GRID, ALONG)
+def test_a_tangent_that_was_not_chosen_does_not_count(chosen: str, x: Any, tangent: Any, y: Any, towards: Any) -> None:
+    check_choice(chosen, x, tangent, y, towards)
 
 
 @eager(0.1, 100)

@@ -204,7 +204,9 @@ AXES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", AXES)
 def test_an_axis_that_is_not_there_is_numpys_error(name: str) -> None:
     """Both ValueError and IndexError, which handlers of either catch."""
-    with pytest.raises(np.exceptions.AxisError, match=r"\w+: .*out of bounds.*\(2, 3\).*Axes count from 0, or from -1 back"):
+    with pytest.raises(
+        np.exceptions.AxisError, match=r"\w+: .*out of bounds.*\(2, 3\).*Axes count from 0, or from -1 back"
+    ):
         AXES[name](variable(A))
 
 
@@ -330,6 +332,53 @@ def test_a_reduction_of_nothing_is_its_identity(name: str, value: float) -> None
 def test_a_standard_deviation_of_too_few_is_refused() -> None:
     with pytest.raises(ValueError, match="std: the standard deviation needs more than ddof=1 elements"):
         ag.std(variable([1.0]), ddof=1)
+
+
+# --- cotangents and tangents --------------------------------------------------------------------------------------
+
+
+def two(d: Any) -> Any:
+    return [d["a"] * d["b"], d["a"].sum()]
+
+
+PAIR = {"a": np.ones(3), "b": np.ones(3)}
+SEEDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "cotangent": (lambda: ag.vjp(two, PAIR)[1]([np.ones(3), 1j]), r"vjp: the cotangent\[1\]: .*complex numbers"),
+    "its shape": (lambda: ag.vjp(two, PAIR)[1]([np.ones(2), 1.0]), r"vjp: the cotangent\[0\]: .*\(2,\), .*\(3,\)"),
+    "of integers": (
+        lambda: ag.vjp(lambda x: ag.argmax(x, axis=0), np.ones((2, 3)))[1](np.ones(3)),
+        "vjp: the cotangent: .*float64 does not fit .*int64",
+    ),
+    "tangent": (
+        lambda: ag.jvp(two, (PAIR,), ({"a": np.ones(3), "b": ["1", "2", "3"]},)),
+        r"jvp: tangents\[0\]\['b'\]: .*text",
+    ),
+    "its length": (
+        lambda: ag.jvp(two, (PAIR,), ({**PAIR, "a": np.ones(2)},)),
+        r"jvp: tangents\[0\]\['a'\]: .*\(2,\)",
+    ),
+    "vector": (lambda: ag.hvp(lambda x: (x * x).sum(), np.ones(3), np.ones((2, 3))), r"hvp: the vector: .*\(2, 3\)"),
+    "its parts": (
+        lambda: ag.hvp(lambda d: (d["a"] ** 2 * d["b"]).sum(), PAIR, {"a": np.ones(3), "b": np.ones(3) * 1j}),
+        r"hvp: the vector\['b'\]: .*complex",
+    ),
+    "argument": (
+        lambda: ag.grad(lambda d: d["a"].sum())({"a": np.ones(2), "b": 1}),
+        r"grad: argument 0\['b'\]: only floating-point",
+    ),
+    "another argument": (lambda: ag.grad(lambda a, b: a * b, (0, 1))(1.0, 2), "grad: argument 1: only floating-point"),
+    "primal": (
+        lambda: ag.jvp(lambda a, b: a * b, (1.0, [[1.0], [2]]), ()),
+        r"jvp: primals\[1\]\[1\]\[0\]: only floating-point",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_what_a_transform_refuses_is_told_by_its_place(name: str) -> None:
+    call, message = SEEDS[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
 
 
 # --- odd but meaningful -------------------------------------------------------------------------------------------

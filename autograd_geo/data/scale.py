@@ -72,7 +72,10 @@ class MinMaxScaler:
         return {"feature_range": self.feature_range, **fitted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict()`. Raises KeyError, ValueError or TypeError, with nothing changed, for anything else."""
+        """Take over a `state_dict()`.
+
+        Raises KeyError, ValueError or TypeError, with nothing changed, for anything else.
+        """
         if state.keys() not in ({"feature_range"}, {"feature_range", *_FITTED}):
             raise KeyError(f"a scaler's state has feature_range, {' and '.join(_FITTED)}, not {sorted(state)}")
         fresh = MinMaxScaler(state["feature_range"])

@@ -113,8 +113,9 @@ def _share(g: Any, z: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     """Ties share the cotangent equally; a NaN takes it."""
     ndim = len(x.shape)
     z = _restore(z, ndim, axis, keepdims)
-    hit = np.where(z == z, x == z, x != x) * 1.0
-    return _restore(g, ndim, axis, keepdims) * hit / np.sum(hit, axis=axis, keepdims=True)
+    hit = np.where(z == z, x == z, x != x)
+    share = _restore(g, ndim, axis, keepdims) / np.sum(hit * 1.0, axis=axis, keepdims=True)
+    return np.where(hit, share, 0.0)  # no product: an infinite tangent may meet what was not chosen
 
 
 @custom(x=_share, samples=_axes, selects=True)
