@@ -63,6 +63,53 @@ def test_what_occurs_twice_is_computed_once() -> None:
     assert expr.source(node) == ["_0 = exp(x)", "return _0 / (1.0 + _0)"]
 
 
+def test_zeros_of_either_sign_are_two() -> None:
+    node = expr.parse("atan2(x, 0.0) - atan2(x, -0.0)", NAMES)
+    assert run(node, {"x": 0.0, "y": 0.0, "z": 0.0}) == -math.pi
+
+
+#: Each nests an expression once more.
+NESTS = {
+    "power": lambda n: expr.Call("**", (n, expr.Var("y"))),
+    "exponent": lambda n: expr.Call("**", (expr.Var("y"), n)),
+    "difference": lambda n: expr.Call("-", (expr.Var("x"), n)),
+    "sum": lambda n: expr.Call("+", (n, expr.Var("x"))),
+    "sign": lambda n: expr.Call("u-", (n,)),
+    "function": lambda n: expr.Call("tanh", (n,)),
+    "choice": lambda n: expr.Call("where", (expr.Call("<", (expr.Var("x"), expr.Num(1.0))), n, expr.Var("z"))),
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+@pytest.mark.parametrize("depth", [150, 200, 1500])
+def test_an_expression_of_any_depth_prints_as_code_that_compiles(name: str, depth: int) -> None:
+    """Python nests 200 parentheses, and calls itself 1000 times, at most."""
+    node: expr.Node = expr.Var("x")
+    for _ in range(depth):
+        node = NESTS[name](node)
+    value = 0.5
+    for _ in range(depth):
+        value = {
+            "power": lambda v: v**0.5, "exponent": lambda v: 0.5**v, "difference": lambda v: 0.5 - v,
+            "sum": lambda v: v + 0.5, "sign": lambda v: -v, "function": math.tanh, "choice": lambda v: v,
+        }[name](value)  # fmt: skip
+    assert run(node, {"x": 0.5, "y": 0.5, "z": 7.0}) == pytest.approx(value, rel=1e-12)
+    assert expr.names_in(node) <= set(NAMES)
+    for text in (expr.latex(node), expr.label(node), expr.mathml(node)):
+        assert len(text) >= depth
+    assert expr.source(expr.rename(node, {"x": "x"})) == expr.source(node)
+    expr.simplify(node, {})
+    expr.support(node)
+
+
+def test_paths_without_number_are_code_without_repetition() -> None:
+    node: expr.Node = expr.Var("x")
+    for _ in range(300):
+        node = expr.Call("*", (node, node))
+    assert len(expr.source(node)) == 300
+    assert expr.names_in(node) == {"x"}
+
+
 @pytest.mark.parametrize(
     ("text", "latex", "label"),
     [
@@ -70,6 +117,9 @@ def test_what_occurs_twice_is_computed_once() -> None:
         ("-z / y", r"\frac{-z}{y}", "-z/y"),
         ("x - (y - z)", r"x - \left(y - z\right)", "x - (y - z)"),
         ("y * x**(y - 1)", "y \\, x^{y - 1}", "y·x^(y - 1)"),
+        ("(x**2)**y", r"\left(x^{2}\right)^{y}", "(x²)^y"),
+        ("(x*x)**2", r"\left(x \, x\right)^{2}", "(x²)²"),
+        ("(x/y)**2", r"\left(\frac{x}{y}\right)^{2}", "(x/y)²"),
         ("(-x)**2", r"\left(-x\right)^{2}", "(-x)²"),
         ("sqrt(abs(x))", r"\sqrt{\left|x\right|}", "sqrt(|x|)"),
     ],
