@@ -30,7 +30,7 @@ def main() -> None:
             (corpus / f"seed-{n}").write_bytes(seed)
         options = [
             f"-max_total_time={round(60 * args.minutes)}", f"-seed={args.seed}", f"-max_len={LONGEST}",
-            "-len_control=0", "-timeout=20",
+            "-len_control=0", "-timeout=120",
             "-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix=fuzz-{args.target}-",
         ]  # fmt: skip
         atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: run(args.target, data))
