@@ -83,7 +83,7 @@ def _read(x: Tensor, index: Any) -> Tensor:
         return _read_at(x, parts)
     z = getitem(x, _plain(index))
     value, source = z._value, x._value
-    if type(value) is not float and (base := value.base) is not None:
+    if type(value) is not float and type(source) is not float and (base := value.base) is not None:
         if base is source or base is source.base:
             note_view(x, z)
     elif index is Ellipsis or (type(index) is tuple and len(index) > x.ndim and not z.shape):
