@@ -355,7 +355,7 @@ def _on_device(op: Op, values: Sequence[Any], attrs: dict[str, Any], operands: S
 
     try:
         return evaluate(op, values, attrs, operands)
-    except (ValueError, IndexError, TypeError) as error:
+    except EXPLAINED as error:
         raise _explained(op, error, values, attrs) from error
 
 
