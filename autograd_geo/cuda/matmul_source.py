@@ -1,0 +1,358 @@
+"""The source of a matmul kernel: register-blocked, warp-tiled, double-buffered, for one tile and one layout.
+
+d = epilogue(a @ b), where a is (m, k), b is (k, n) and d is (m, n), or batches of them. A block of threads computes one
+tile of d. It walks along k; at each step a panel of a and a panel of b are in shared memory, and the next two are on
+their way into registers. Warps share the tile, and each thread keeps its part in registers, to which it adds outer
+products of fragments: columns of a, rows of b. This is the hierarchy of CUTLASS (Kerr et al., "CUTLASS: fast linear
+algebra in CUDA C++", NVIDIA, 2017) and of maxDNN before it (Lavin, arXiv:1501.06633).
+
+- The first step takes what is left of k over whole steps, with zeros beyond, so that no later load has a condition.
+- Rows of a and columns of b beyond the edge are read as the last one; what they give is not stored.
+- A panel lies in shared memory with k first. Loads along k are stored transposed, in rows padded by a fragment's width, so
+  that the stores of a warp meet few bank conflicts.
+- Blocks that run together take tiles that are close in both directions, which keeps their panels in the L2 cache (the
+  grouped order of Triton's matrix multiplication tutorial).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .. import expr
+from .fragments import BYTES, DTYPES, WIDTH
+
+#: What an epilogue is written in: the product's element, what was added to (same shape as d), and one value per column.
+PRODUCT, ADDEND, BIAS = expr.Var("x"), expr.Var("c"), expr.Var("bias")
+#: Rows of tiles that are computed together.
+GROUP = 8
+#: Threads per block of the kernel that adds parts.
+ADDING = 256
+#: The arguments of `matmul`: addresses, sizes, strides in elements; `part` is a multiple of the tile's k.
+MATMUL = (
+    "a b c d bias m n k part a_row a_k b_k b_column c_row d_row a_batch b_batch c_batch d_batch d_part first"
+).split()
+#: The arguments of `add_parts`.
+ADD_PARTS = "parts c d bias m n count c_row d_row c_batch d_batch batch first".split()
+
+
+class Tile(NamedTuple):
+    """What a block computes, m by n, and its step along k; what a thread computes; how the threads of a warp lie.
+
+    All are powers of 2; a thread's m and n are multiples of the elements in 16 bytes. `resident` is how many blocks are
+    to fit on one multiprocessor, which bounds the registers of a thread.
+    """
+
+    m: int
+    n: int
+    k: int
+    thread_m: int
+    thread_n: int
+    lanes_m: int = 8
+    lanes_n: int = 4
+    resident: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.m // self.thread_m * (self.n // self.thread_n)
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.n}x{self.k}, {self.thread_m}x{self.thread_n} a thread"
+
+
+class Panel(NamedTuple):
+    """How an operand is read: loads of `width` elements, neighbouring threads along k, or along the other axis.
+
+    A width above 1 takes elements next to each other in memory and 16-byte boundaries: see `plan_matmul`.
+    """
+
+    along_k: bool
+    width: int
+
+
+class Form(NamedTuple):
+    """One kernel of the family. `store` is the width of stores to d and loads from c; `edges` is whether m or n is ragged."""
+
+    dtype: str
+    tile: Tile
+    a: Panel
+    b: Panel
+    store: int
+    edges: bool
+    epilogue: expr.Node = PRODUCT
+
+    @property
+    def shared_bytes(self) -> int:
+        tile = self.tile
+        rows = tile.m + _pad(self.a, self.dtype) + tile.n + _pad(self.b, self.dtype)
+        return 2 * tile.k * rows * BYTES[self.dtype]
+
+
+def _pad(panel: Panel, dtype: str) -> int:
+    return WIDTH[dtype] if panel.along_k else 0
+
+
+def _log2(n: int) -> int:
+    if n & (n - 1) or n < 1:
+        raise ValueError(f"a matmul tile is made of powers of 2, not of {n}")
+    return n.bit_length() - 1
+
+
+class _Read:
+    """The lines that bring an operand's panel into registers, and from there into shared memory.
+
+    `name` is a or b; `extent` is what its rows (of a) or columns (of b) are counted by, `origin` the tile's first.
+    """
+
+    def __init__(self, name: str, form: Form, lines: int, offset: int) -> None:
+        self.name, self.form, self.offset = name, form, offset
+        self.panel: Panel = getattr(form, name)
+        self.depth, self.lines = form.tile.k, lines
+        self.row = lines + _pad(self.panel, form.dtype)  # in shared memory
+        self.extent, self.origin, stride = ("m", "row0", "a_row") if name == "a" else ("n", "column0", "b_column")
+        along_k, width = self.panel
+        self.k_stride = "1" if along_k and width > 1 else f"{name}_k"
+        self.stride = "1" if not along_k and width > 1 else stride
+        per_line = (self.depth if along_k else lines) // width
+        count = per_line * (lines if along_k else self.depth)
+        threads = form.tile.threads
+        _log2(per_line)
+        #: Of each of a thread's loads, how far it is from the first: along the extent, along k.
+        self.loads: list[tuple[int, int]] = []
+        for i in range(max(1, count // threads)):
+            line, place = divmod(i * threads, per_line)
+            self.loads.append((line, place * width) if along_k else (place * width, line))
+        self.per_line, self.count = per_line, count
+        self.columns = sorted({e for e, _ in self.loads})
+
+    def start(self) -> Iterator[str]:
+        """Where a thread's loads begin, in the panel, in global and in shared memory."""
+        name, size, width = self.name, BYTES[self.form.dtype], self.panel.width
+        along, across = ("k", "line") if self.panel.along_k else ("line", "k")
+        # Threads without a load of their own repeat others', and store the same values.
+        yield f"t = tid & {min(self.count, self.form.tile.threads) - 1}"
+        yield f"{across}_of_{name} = t >> {_log2(self.per_line)}"
+        yield f"{along}_of_{name} = (t & {self.per_line - 1}) * {width}"
+        yield f"{name}_to = {self.offset} + k_of_{name} * {self.row} + line_of_{name}"
+        for j, e in enumerate(self.columns):
+            at = f"{self.origin} + line_of_{name} + {e}"
+            if self.form.edges:
+                at = f"min({at}, {self.extent} - {1 if self.panel.along_k else width})"
+            yield f"{name}{j} = {name} + (({at}) * {self.stride} + k_of_{name} * {self.k_stride}) * {size}"
+
+    def fetch(self, limit: str = "") -> Iterator[str]:
+        """Into registers; of k only what is below a limit, if there is one, else zero."""
+        dtype, width = self.form.dtype, self.panel.width
+        function = f"load_{dtype}" if width == 1 else f"load_{dtype}x{width}"
+        nothing = "zero" if width == 1 else f"({', '.join(['zero'] * width)})"
+        for i, (e, k) in enumerate(self.loads):
+            at = f"{self.name}{self.columns.index(e)}" + (f" + {k * BYTES[dtype]} * {self.k_stride}" if k else "")
+            if not limit:
+                yield f"{self.name}_{i} = {function}({at})"
+                continue
+            yield f"{self.name}_{i} = {nothing}"
+            yield f"if k_of_{self.name} + {k} < {limit}:"
+            yield f"    {self.name}_{i} = {function}({at})"
+
+    def advance(self, count: str) -> Iterator[str]:
+        for j in range(len(self.columns)):
+            yield f"{self.name}{j} += {count} * {self.k_stride} * {BYTES[self.form.dtype]}"
+
+    def keep(self, buffer: str) -> Iterator[str]:
+        """From registers into a buffer of shared memory."""
+        width = self.panel.width
+        for i, (e, k) in enumerate(self.loads):
+            at = f"{buffer} + {self.name}_to + {k * self.row + e}"
+            if width == 1 or not self.panel.along_k:
+                yield f"write{width}(shared, {at}, {self.name}_{i})"
+            else:
+                for q in range(width):
+                    yield f"write1(shared, {at} + {q * self.row}, {self.name}_{i}[{q}])"
+
+
+@functools.cache
+def print_matmul(form: Form) -> str:
+    """The source of `matmul`, whose arguments are `MATMUL`.
+
+    One block computes one tile. The grid is (tiles of d, parts of k, batch); `first` is the batch's first matrix. Each part
+    of k, of `part` elements, is written to its own d, `d_part` elements apart. Raises ValueError for a tile that cannot be.
+    """
+    return "\n".join(["def matmul(" + ", ".join(MATMUL) + "):", *("    " + line for line in _matmul(form))]) + "\n"
+
+
+def _matmul(form: Form) -> Iterator[str]:
+    tile, dtype = form.tile, form.dtype
+    width, size = WIDTH[dtype], BYTES[dtype]
+    warps_n = tile.n // (tile.thread_n * tile.lanes_n)
+    if tile.thread_m % width or tile.thread_n % width or not warps_n or tile.m < tile.thread_m * tile.lanes_m:
+        raise ValueError(f"no matmul of {DTYPES[dtype]} with a tile of {tile}, {tile.lanes_m}x{tile.lanes_n} lanes")
+    a = _Read("a", form, tile.m, 0)
+    b = _Read("b", form, tile.n, tile.k * a.row)
+    stage = tile.k * (a.row + b.row)
+    reads = (a, b)
+    yield f"shared = cuda.shared.array(0, {DTYPES[dtype]})"
+    yield f"zero = {DTYPES[dtype]}(0)"
+    yield "tid = cuda.threadIdx.x"
+    yield from _place(tile)
+    yield "batch = first + cuda.blockIdx.z"
+    yield "k0 = cuda.blockIdx.y * part"
+    yield "k = min(part, k - k0)"
+    yield f"a += (batch * a_batch + k0 * {a.k_stride}) * {size}"
+    yield f"b += (batch * b_batch + k0 * {b.k_stride}) * {size}"
+    yield f"d += (batch * d_batch + cuda.blockIdx.y * d_part) * {size}"
+    if ADDEND.name in expr.names_in(form.epilogue):
+        yield f"c += batch * c_batch * {size}"
+    lanes = tile.lanes_m * tile.lanes_n
+    yield f"warp = tid >> {_log2(lanes)}"
+    yield f"lane = tid & {lanes - 1}"
+    for name, of_warp, of_lane, each, thread in (
+        ("row", f"warp >> {_log2(warps_n)}", f"lane >> {_log2(tile.lanes_n)}", tile.lanes_m, tile.thread_m),
+        ("column", f"warp & {warps_n - 1}", f"lane & {tile.lanes_n - 1}", tile.lanes_n, tile.thread_n),
+    ):
+        yield f"{name} = int32(({of_warp}) * {each * thread} + ({of_lane}) * {width})"
+    for read in reads:
+        yield from read.start()
+    yield f"steps = int32(max(1, (k + {tile.k - 1}) >> {_log2(tile.k)}))"
+    yield f"rest = k - (steps - 1) * {tile.k}"
+    for read in reads:
+        yield from read.fetch("rest")
+        yield from read.advance("rest")
+    for read in reads:
+        yield from read.keep("0")
+    yield "cuda.syncthreads()"
+    yield from _zeros(tile.thread_m * tile.thread_n)
+    yield "now = 0"
+    yield "for step in range(steps):"
+    yield "    if step + 1 < steps:"
+    for read in reads:
+        for line in (*read.fetch(), *read.advance(str(tile.k))):
+            yield "        " + line
+    yield "    from_a = now + row"
+    yield f"    from_b = now + {b.offset} + column"
+    for k in range(tile.k):
+        fragments = [
+            " + ".join(
+                f"read{width}(shared, from_{read.name} + {k * read.row + i * lanes * width})"
+                for i in range(thread // width)
+            )
+            for read, lanes, thread in ((a, tile.lanes_m, tile.thread_m), (b, tile.lanes_n, tile.thread_n))
+        ]
+        yield f"    acc = outer(acc, {', '.join(fragments)})"
+    yield f"    now = {stage} - now"
+    yield "    if step + 1 < steps:"
+    for read in reads:
+        for line in read.keep("now"):
+            yield "        " + line
+    yield "    cuda.syncthreads()"
+    yield from _store(form)
+
+
+def _place(tile: Tile) -> Iterator[str]:
+    """Which tile of d a block computes."""
+    yield f"tiles_m = (m + {tile.m - 1}) >> {_log2(tile.m)}"
+    yield f"tiles_n = (n + {tile.n - 1}) >> {_log2(tile.n)}"
+    yield f"group = cuda.blockIdx.x // ({GROUP} * tiles_n)"
+    yield f"inside = cuda.blockIdx.x - group * {GROUP} * tiles_n"
+    yield f"rows = min(tiles_m - group * {GROUP}, {GROUP})"
+    yield f"row0 = int32((group * {GROUP} + inside % rows) * {tile.m})"
+    yield f"column0 = int32((inside // rows) * {tile.n})"
+
+
+def _zeros(count: int) -> Iterator[str]:
+    """Numba rejects tuple displays of more than 30 items."""
+    yield "acc1 = (zero,)"
+    for j in range(_log2(count)):
+        yield f"acc{2 << j} = acc{1 << j} + acc{1 << j}"
+    yield f"acc = acc{count}"
+
+
+def _store(form: Form) -> Iterator[str]:
+    """What a thread does with its sums: the epilogue, and the stores."""
+    tile, dtype = form.tile, form.dtype
+    width, size = WIDTH[dtype], BYTES[dtype]
+    used = expr.names_in(form.epilogue)
+    constants, lines = formula(form.epilogue, dtype)
+    yield from constants
+    columns = [j * tile.lanes_n * width + q for j in range(tile.thread_n // width) for q in range(width)]
+    yield "row0 += row"
+    yield "column0 += column"
+    if BIAS.name in used:
+        for j, column in enumerate(columns):
+            at = f"min(column0 + {column}, n - 1)" if form.edges else f"(column0 + {column})"
+            yield f"bias{j} = load_{dtype}(bias + {at} * {size})"
+    suffix = "" if form.store == 1 else f"x{form.store}"
+    for i in range(tile.thread_m):
+        row = i // width * tile.lanes_m * width + i % width
+        indent = "    " if form.edges else ""
+        yield f"row = row0 + {row}"
+        if form.edges:
+            yield "if row < m:"
+        yield f"{indent}to = d + (row * d_row + column0) * {size}"
+        if ADDEND.name in used:
+            yield f"{indent}addend = c + (row * c_row + column0) * {size}"
+        for j in range(0, len(columns), form.store):
+            body = []
+            if ADDEND.name in used:
+                body.append(f"addends = load_{dtype}{suffix}(addend + {columns[j] * size})")
+            for q in range(form.store):
+                values = {
+                    PRODUCT.name: f"acc[{i * tile.thread_n + j + q}]",
+                    ADDEND.name: "addends" if form.store == 1 else f"addends[{q}]",
+                    BIAS.name: f"bias{j + q}",
+                }
+                body += [f"element_{name} = {values[name]}" for name in sorted(used)]
+                body += [*lines[:-1], f"y{q} = {lines[-1]}"]
+            result = "y0" if form.store == 1 else f"({', '.join(f'y{q}' for q in range(form.store))})"
+            body.append(f"store_{dtype}{suffix}(to + {columns[j] * size}, {result})")
+            inner = indent
+            if form.edges:
+                yield f"{indent}if column0 + {columns[j]} < n:"
+                inner += "    "
+            yield from (inner + line for line in body)
+
+
+def formula(node: expr.Node, dtype: str) -> tuple[list[str], list[str]]:
+    """An epilogue as lines: constants in the dtype, then what is computed of element_x, element_c and element_bias.
+
+    The last line is an expression, the result.
+    """
+    constants: dict[float, str] = {}
+
+    def typed(n: expr.Node) -> expr.Node:
+        if isinstance(n, expr.Num):
+            return expr.Var(constants.setdefault(n.value, f"constant{len(constants)}"))
+        if isinstance(n, expr.Var):
+            return expr.Var(f"element_{n.name}")
+        if n.fn == "reciprocal":
+            n = expr.Call("/", (expr.Num(1.0), *n.args))
+        return expr.Call(n.fn, tuple(typed(x) for x in n.args))
+
+    lines = expr.source(typed(node), "", expr.FLOAT_CODES)
+    return [f"{name} = {DTYPES[dtype]}({value!r})" for value, name in constants.items()], lines
+
+
+@functools.cache
+def print_add_parts(dtype: str, epilogue: expr.Node) -> str:
+    """The source of `add_parts`, whose arguments are `ADD_PARTS`: d = epilogue(sum of parts), (m, n) each, in order.
+
+    A part holds the whole batch. The grid is (blocks of 256 elements, 1, batch).
+    """
+    size, used = BYTES[dtype], expr.names_in(epilogue)
+    constants, lines = formula(epilogue, dtype)
+    inside = [
+        "z = first + cuda.blockIdx.z",
+        "row = i // n",
+        "column = i - row * n",
+        f"element_x = {DTYPES[dtype]}(0)",
+        "for part in range(count):",
+        f"    element_x += load_{dtype}(parts + ((part * batch + z) * m * n + i) * {size})",
+    ]
+    if ADDEND.name in used:
+        inside.append(f"element_c = load_{dtype}(c + (z * c_batch + row * c_row + column) * {size})")
+    if BIAS.name in used:
+        inside.append(f"element_bias = load_{dtype}(bias + column * {size})")
+    inside += [*lines[:-1], f"store_{dtype}(d + (z * d_batch + row * d_row + column) * {size}, {lines[-1]})"]
+    body = [*constants, f"i = cuda.blockIdx.x * {ADDING} + cuda.threadIdx.x", "if i < m * n:"]
+    body += ["    " + line for line in inside]
+    return "\n".join([f"def add_parts({', '.join(ADD_PARTS)}):", *("    " + line for line in body)]) + "\n"
