@@ -1,7 +1,7 @@
 """Kernels from source to machine code without a driver or a device, kept on disk for the next process.
 
-Numba and NVVM compile to PTX, nvJitLink assembles it. What comes back is loaded with `cuda.core.ObjectCode.from_cubin`, and
-can be judged where there is no GPU: registers, spills, and the instructions themselves.
+Numba and NVVM compile to PTX, nvJitLink assembles it. What comes back is loaded with `cuda.core.ObjectCode.from_cubin`,
+and can be judged where there is no GPU: registers, spills, and the instructions themselves.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _lock = threading.RLock()
 class Assembled:
     """A kernel's machine code for one architecture, and what it takes of a multiprocessor.
 
-    `name` is its symbol in the cubin; `registers` are per thread, `spilled` the bytes stored and loaded because they did
-    not suffice, `stack` the bytes of local memory per thread, `shared` the bytes of static shared memory per block.
+    `name` is its symbol in the cubin; `registers` are per thread, `spilled` the bytes stored and loaded because they
+    did not suffice, `stack` the bytes of local memory per thread, `shared` the bytes of static shared memory per block.
     """
 
     name: str
@@ -74,10 +74,10 @@ def assemble(
 ) -> Assembled:
     """The machine code of a kernel, from memory, from disk, or compiled now.
 
-    The kernel is the last function of the source, which may define device functions before it. `signature` has the name of
-    a Numba type per argument, `int64` for a buffer's address; `arch` is as in `sm_90a`; `launch_bounds` is the
-    threads of a block, and how many blocks at least are to fit on a multiprocessor. `names` gives what the source refers
-    to, from modules of this package. Raises ImportError where the extra `cuda` is not installed.
+    The kernel is the last function of the source, which may define device functions before it. `signature` has the name
+    of a Numba type per argument, `int64` for a buffer's address; `arch` is as in `sm_90a`; `launch_bounds` is the
+    threads of a block, and how many blocks at least are to fit on a multiprocessor. `names` gives what the source
+    refers to, from modules of this package. Raises ImportError where the extra `cuda` is not installed.
     """
     if not re.fullmatch(r"sm_\d{2,3}[af]?", arch):
         raise ValueError(f"architecture {arch!r}: write it as in 'sm_90' or 'sm_90a'")
@@ -138,8 +138,8 @@ def _compile(
     names: Callable[[], Mapping[str, Any]],
 ) -> Assembled:
     try:
-        from cuda.core import Linker, LinkerOptions, ObjectCode
         import numba_cuda  # noqa: F401 (replaces numba.cuda when it is installed)
+        from cuda.core import Linker, LinkerOptions, ObjectCode
         from numba import cuda
         from numba.cuda import dispatcher, types
     except ImportError as error:

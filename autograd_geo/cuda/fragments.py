@@ -1,12 +1,12 @@
 """What kernels are made of beside plain `numba.cuda`: loads and stores of up to 16 bytes, products of fragments.
 
-A kernel gets its buffers as int64 addresses, one argument each, and so global memory is read and written at addresses in
-bytes. A fragment is a tuple of scalars, which stays in registers. In names, `f4` and `f8` are the dtypes and `x4`, `x2`
-the elements of a fragment: `load_f4x4(address)`, `store_f8(address, value)`. Shared arrays are read and written by
+A kernel gets its buffers as int64 addresses, one argument each, and so global memory is read and written at addresses
+in bytes. A fragment is a tuple of scalars, which stays in registers. In names, `f4` and `f8` are the dtypes and `x4`,
+`x2` the elements of a fragment: `load_f4x4(address)`, `store_f8(address, value)`. Shared arrays are read and written by
 `read4(array, index)` and `write4(array, index, values)`, at an element's index.
 
-`namespace()` gives these names as they run here: as intrinsics of `numba.cuda`, or, in its simulator, as the functions of
-`simulated.py`.
+`namespace()` gives these names as they run here: as intrinsics of `numba.cuda`, or, in its simulator, as the functions
+of `simulated.py`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,19 @@ FUNCTIONS: dict[str, Any] = {
 } | {"absolute": abs, "power": math.pow}
 
 
+def is_simulated() -> bool:
+    """Whether Numba was told to simulate a device: NUMBA_ENABLE_CUDASIM=1 when it was imported."""
+    from numba.core import config
+
+    return bool(vars(config)["ENABLE_CUDASIM"])
+
+
 @functools.cache
 def namespace() -> dict[str, Any]:
     """The names that kernels use, for the device, or for the simulator if Numba was told to simulate one."""
     from numba import cuda
-    from numba.core import config
 
-    if config.ENABLE_CUDASIM:
+    if is_simulated():
         from . import simulated
 
         return {"cuda": cuda, **simulated.names()}

@@ -8,8 +8,10 @@ algebra in CUDA C++", NVIDIA, 2017) and of maxDNN before it (Lavin, arXiv:1501.0
 
 - The first step takes what is left of k over whole steps, with zeros beyond, so that no later load has a condition.
 - Rows of a and columns of b beyond the edge are read as the last one; what they give is not stored.
-- A panel lies in shared memory with k first. Loads along k are stored transposed, in rows padded by a fragment's width, so
-  that the stores of a warp meet few bank conflicts.
+- A panel lies in shared memory with k first. Loads along k are stored transposed, in rows padded by a fragment's width,
+  so that the stores of a warp meet few bank conflicts.
+- Lanes lie in two interleaved rows, as in CUTLASS's `RowMajorInterleaved<2>`, for fewer passes of a 16-byte load from
+  shared memory.
 - Blocks that run together take tiles that are close in both directions, which keeps their panels in the L2 cache (the
   grouped order of Triton's matrix multiplication tutorial).
 """
@@ -72,7 +74,8 @@ class Panel(NamedTuple):
 
 
 class Form(NamedTuple):
-    """One kernel of the family. `store` is the width of stores to d and loads from c; `edges` is whether m or n is ragged."""
+    """One kernel of the family. `store` is the width of stores to d and loads from c; `edges` is whether m or n is
+    ragged."""
 
     dtype: str
     tile: Tile
@@ -175,8 +178,9 @@ class _Read:
 def print_matmul(form: Form) -> str:
     """The source of `matmul`, whose arguments are `MATMUL`.
 
-    One block computes one tile. The grid is (tiles of d, parts of k, batch); `first` is the batch's first matrix. Each part
-    of k, of `part` elements, is written to its own d, `d_part` elements apart. Raises ValueError for a tile that cannot be.
+    One block computes one tile. The grid is (tiles of d, parts of k, batch); `first` is the batch's first matrix. Each
+    part of k, of `part` elements, is written to its own d, `d_part` elements apart. Raises ValueError for a tile that
+    cannot be.
     """
     return "\n".join(["def matmul(" + ", ".join(MATMUL) + "):", *("    " + line for line in _matmul(form))]) + "\n"
 
@@ -205,12 +209,14 @@ def _matmul(form: Form) -> Iterator[str]:
         yield f"c += batch * c_batch * {size}"
     lanes = tile.lanes_m * tile.lanes_n
     yield f"warp = tid >> {_log2(lanes)}"
-    yield f"lane = tid & {lanes - 1}"
-    for name, of_warp, of_lane, each, thread in (
-        ("row", f"warp >> {_log2(warps_n)}", f"lane >> {_log2(tile.lanes_n)}", tile.lanes_m, tile.thread_m),
-        ("column", f"warp & {warps_n - 1}", f"lane & {tile.lanes_n - 1}", tile.lanes_n, tile.thread_n),
+    # Two rows of lanes are interleaved, so that lanes next to each other share a fragment, of a or of b.
+    yield f"lane_row = (tid & 1) + ((tid & {lanes - 1}) >> {_log2(2 * tile.lanes_n)}) * 2"
+    yield f"lane_column = (tid >> 1) & {tile.lanes_n - 1}"
+    for name, of_warp, each, thread in (
+        ("row", f"(warp >> {_log2(warps_n)})", tile.lanes_m, tile.thread_m),
+        ("column", f"(warp & {warps_n - 1})", tile.lanes_n, tile.thread_n),
     ):
-        yield f"{name} = int32(({of_warp}) * {each * thread} + ({of_lane}) * {width})"
+        yield f"{name} = int32({of_warp} * {each * thread} + lane_{name} * {width})"
     for read in reads:
         yield from read.start()
     yield f"steps = int32(max(1, (k + {tile.k - 1}) >> {_log2(tile.k)}))"

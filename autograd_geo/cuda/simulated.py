@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import expr
-from .fragments import WIDTH
+from .fragments import DTYPES, WIDTH
 
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double}
 
@@ -34,7 +34,7 @@ def _memory(address: int, char: str, count: int) -> Any:
         raise ValueError(
             f"address {address:#x} is no multiple of {ctypes.sizeof(kind)}, the bytes loaded or stored there"
         )
-    return np.frombuffer(kind.from_address(address), dtype=char)
+    return np.ctypeslib.as_array(kind.from_address(address))
 
 
 def _loader(char: str, count: int) -> Any:
@@ -92,11 +92,5 @@ def names() -> dict[str, Any]:
         for count in (1, width)
     }
     shared = {name: globals()[name] for name in ("read2", "read4", "write1", "write2", "write4")}
-    return {
-        **expr.NUMPY,
-        **memory,
-        **shared,
-        "outer": outer,
-        "float32": Scalar("float32"),
-        "float64": Scalar("float64"),
-    }
+    scalars = {name: Scalar(name) for name in DTYPES.values()}
+    return {**expr.NUMPY, **memory, **shared, **scalars, "int32": int, "outer": outer}

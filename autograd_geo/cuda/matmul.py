@@ -1,0 +1,302 @@
+"""Which matmul kernels to launch: `plan_matmul` chooses layout, tile and parts of k for a product of matrices.
+
+Importing this module, planning and printing need neither a driver nor `numba-cuda`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Iterator, Mapping
+from math import ceil
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .. import expr
+from .assemble import Assembled, assemble
+from .fragments import BYTES, FUNCTIONS, WIDTH
+from .matmul_source import (
+    ADD_PARTS,
+    ADDEND,
+    ADDING,
+    BIAS,
+    MATMUL,
+    PRODUCT,
+    Form,
+    Panel,
+    Tile,
+    print_add_parts,
+    print_matmul,
+)
+
+__all__ = ["ADDEND", "BIAS", "PRODUCT", "TILES", "Launch", "Plan", "Tile", "plan_matmul", "substitute"]
+
+_OPERATORS = frozenset(["+", "-", "*", "/", "u-", "**", "<", "<=", ">", ">=", "==", "!=", "&", "|"])
+#: What an epilogue may call.
+_FUNCTIONS = _OPERATORS | FUNCTIONS.keys() | {"abs", "maximum", "minimum", "where", "reciprocal"}
+#: The kernels there are. Large tiles read least, small ones keep all multiprocessors at work, thin ones waste little on
+#: thin matrices.
+TILES: dict[str, tuple[Tile, ...]] = {
+    "f4": (
+        Tile(128, 256, 16, 8, 16),
+        Tile(256, 128, 16, 16, 8),
+        Tile(128, 128, 8, 8, 8, resident=2),
+        Tile(64, 128, 16, 8, 8, resident=4),
+        Tile(64, 64, 16, 8, 4, resident=4),
+        Tile(32, 64, 16, 4, 4, 4, 8, resident=4),
+        Tile(32, 32, 16, 4, 4, resident=8),
+        Tile(128, 16, 16, 4, 4, resident=4),
+        Tile(16, 128, 16, 4, 4, 4, 8, resident=4),
+        Tile(128, 8, 32, 4, 4, 16, 2, resident=8),
+        Tile(8, 128, 32, 4, 4, 2, 16, resident=8),
+    ),
+    "f8": (
+        Tile(128, 64, 8, 8, 8, resident=2),
+        Tile(64, 64, 8, 8, 4, resident=4),
+        Tile(32, 32, 8, 4, 4, resident=8),
+        Tile(128, 8, 16, 4, 4, 16, 2, resident=8),
+        Tile(8, 128, 16, 4, 4, 2, 16, resident=8),
+    ),
+}
+
+
+class _Machine(NamedTuple):
+    """An architecture: multiprocessors of its usual data-centre device; cycles until a load from global memory
+    arrives."""
+
+    multiprocessors: int
+    latency: int
+
+
+_MACHINES = {80: _Machine(108, 600), 90: _Machine(132, 700)}
+#: Multiplications of a multiprocessor per cycle: CUDA C++ Programming Guide, throughput of arithmetic instructions.
+_RATE = {"f4": 128, "f8": 64}
+_START, _SECOND = 2000, 5000  # cycles: until a block computes; to launch a kernel that adds parts
+_MOST_PARTS, _MOST_BATCH = 64, 65535
+
+Strides: TypeAlias = tuple[int, int, int]
+
+
+class Launch(NamedTuple):
+    """One kernel launch. An argument is a number, or the name of a buffer: a, b, c, d, bias, workspace."""
+
+    source: str
+    grid: tuple[int, int, int]
+    threads: int
+    resident: int
+    shared: int
+    arguments: tuple[int | str, ...]
+
+    @property
+    def signature(self) -> tuple[str, ...]:
+        return ("int64",) * len(self.arguments)
+
+    def assemble(self, arch: str) -> Assembled:
+        """Its machine code. `shared` is the dynamic shared memory to launch it with, in bytes."""
+        return assemble(self.source, self.signature, arch=arch, launch_bounds=(self.threads, self.resident))
+
+    def values(self, addresses: Mapping[str, int]) -> tuple[int, ...]:
+        """The arguments, all int64, for buffers at these addresses."""
+        return tuple([addresses[x] if isinstance(x, str) else x for x in self.arguments])
+
+
+class Plan(NamedTuple):
+    """Launches in order, and the bytes of workspace that they need."""
+
+    launches: tuple[Launch, ...]
+    workspace: int
+
+
+def plan_matmul(
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    dtype: Any,
+    a_strides: Strides,
+    b_strides: Strides,
+    arch: str,
+    *,
+    d_strides: tuple[int, int] | None = None,
+    c_strides: tuple[int, int] | None = None,
+    epilogue: expr.Node = PRODUCT,
+    unaligned: Collection[str] = (),
+    multiprocessors: int | None = None,
+    tile: Tile | None = None,
+    parts: int | None = None,
+) -> Plan:
+    """How to compute d = epilogue(a @ b) for a batch of matrices a (m, k), b (k, n) and d (m, n).
+
+    `a_strides` and `b_strides` are those of (batch, row, column), in elements: any, also 0 for a matrix that serves the
+    whole batch, and negative ones; transposed operands are not copied. d has unit stride along a row; `d_strides` are
+    those of (batch, row), by default of a contiguous d. The epilogue is an expression of the product's element
+    `PRODUCT`, of `ADDEND`, the element of a buffer c laid out by `c_strides` (by default as d; it may be d itself), and
+    of `BIAS`, the column's element of a contiguous buffer of n. `unaligned` are the buffers whose address may not be a
+    multiple of 16 bytes.
+
+    `tile` and `parts`, of k, are chosen by a model if they are not given, for a device with so many `multiprocessors`.
+    Values are summed along k in an order that depends on the arguments alone. Raises ValueError and TypeError for what
+    no kernel computes.
+    """
+    char = np.dtype(dtype).str[1:]
+    if char not in TILES:
+        raise TypeError(f"matmul on the GPU: dtype {np.dtype(dtype)}; there are kernels for float32 and float64")
+    if min(batch, m, n, k) < 0:
+        raise ValueError(f"matmul on the GPU: batch {batch}, m {m}, n {n}, k {k}: sizes can't be negative")
+    unknown = sorted(_called(epilogue) - _FUNCTIONS)
+    names = expr.names_in(epilogue)
+    if unknown or not names <= {"x", "c", "bias"}:
+        unknown += sorted(names - {"x", "c", "bias"})
+        raise ValueError(
+            f"matmul on the GPU: no {', '.join(unknown)} in an epilogue; compute that in a kernel of its own"
+        )
+    d_strides = d_strides or (m * n, n)
+    return _plan(
+        batch, m, n, k, char, a_strides, b_strides, d_strides, c_strides or d_strides, epilogue, frozenset(unaligned),
+        multiprocessors or _machine(arch).multiprocessors, _machine(arch).latency, tile, parts,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    dtype: str,
+    a_strides: Strides,
+    b_strides: Strides,
+    d_strides: tuple[int, int],
+    c_strides: tuple[int, int],
+    epilogue: expr.Node,
+    unaligned: frozenset[str],
+    multiprocessors: int,
+    latency: int,
+    given_tile: Tile | None,
+    given_parts: int | None,
+) -> Plan:
+    if not batch * m * n:
+        return Plan((), 0)
+    choice = (given_tile,) if given_tile else TILES[dtype]
+    tile, part = _choose(batch, m, n, k, dtype, multiprocessors, latency, choice, given_parts)
+    a_batch, a_row, a_k = (s if size > 1 else 0 for s, size in zip(a_strides, (batch, m, k), strict=True))
+    b_batch, b_k, b_column = (s if size > 1 else 0 for s, size in zip(b_strides, (batch, k, n), strict=True))
+    parts = max(1, ceil(k / part))
+    used = {name: name if name in expr.names_in(epilogue) else 0 for name in ("c", "bias")}
+    sizes: dict[str, int] = {"m": m, "n": n}
+    for name, (of_batch, of_row) in (("c", c_strides), ("d", d_strides)):
+        sizes |= {f"{name}_batch": of_batch, f"{name}_row": of_row}
+    stored = [d_strides] if parts == 1 else [(m * n, n)]
+    if used["c"] and parts == 1:
+        stored.append(c_strides)
+    out = "d" if parts == 1 else "workspace"
+    wide = not any(s % WIDTH[dtype] for pair in (*stored, (n, 0)) for s in pair) and not unaligned & {out, used["c"]}
+    form = Form(
+        dtype,
+        tile,
+        _panel(a_row, a_k, a_batch, m, k, dtype, "a" not in unaligned),
+        _panel(b_column, b_k, b_batch, n, k, dtype, "b" not in unaligned),
+        WIDTH[dtype] if wide else 1,
+        bool(m % tile.m or n % tile.n),
+        epilogue if parts == 1 else PRODUCT,
+    )
+    product = {
+        **sizes, **used, "a": "a", "b": "b", "d": out, "k": k, "part": part, "a_row": a_row, "a_k": a_k,
+        "a_batch": a_batch, "b_k": b_k, "b_column": b_column, "b_batch": b_batch, "d_part": batch * m * n,
+    }  # fmt: skip
+    if parts > 1:
+        product |= {"d_batch": m * n, "d_row": n, "c": 0, "bias": 0}
+    addition = {**sizes, **used, "parts": "workspace", "d": "d", "count": parts, "batch": batch}
+    launches = []
+    tiles = ceil(m / tile.m) * ceil(n / tile.n)
+    for first in range(0, batch, _MOST_BATCH):
+        z = min(_MOST_BATCH, batch - first)
+        arguments = tuple((product | {"first": first})[name] for name in MATMUL)
+        launches.append(
+            Launch(print_matmul(form), (tiles, parts, z), tile.threads, tile.resident, form.shared_bytes, arguments)
+        )
+    for first in range(0, batch if parts > 1 else 0, _MOST_BATCH):
+        z = min(_MOST_BATCH, batch - first)
+        arguments = tuple((addition | {"first": first})[name] for name in ADD_PARTS)
+        launches.append(Launch(print_add_parts(dtype, epilogue), (ceil(m * n / ADDING), 1, z), ADDING, 1, 0, arguments))
+    return Plan(tuple(launches), parts * batch * m * n * BYTES[dtype] if parts > 1 else 0)
+
+
+def _panel(stride: int, k_stride: int, batch_stride: int, extent: int, k: int, dtype: str, aligned: bool) -> Panel:
+    """How to read an operand: 16 bytes at a time where all loads are aligned and none reaches over the end."""
+    width = WIDTH[dtype]
+    aligned = aligned and batch_stride % width == 0
+    if k_stride == 1 and aligned and stride % width == 0 and k % width == 0:
+        return Panel(True, width)
+    if stride == 1 and aligned and k_stride % width == 0 and extent % width == 0:
+        return Panel(False, width)
+    return Panel(abs(k_stride) < abs(stride) and k > 1, 1)
+
+
+def _choose(
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    dtype: str,
+    multiprocessors: int,
+    latency: int,
+    tiles: tuple[Tile, ...],
+    given_parts: int | None,
+) -> tuple[Tile, int]:
+    """The tile and the elements of k in a part that take least time by a model of a multiprocessor."""
+
+    def candidates() -> Iterator[tuple[float, int, Tile, int]]:
+        for order, tile in enumerate(tiles):
+            steps = max(1, ceil(k / tile.k))
+            for parts in (given_parts,) if given_parts else [1 << j for j in range(_MOST_PARTS.bit_length())]:
+                per_part = ceil(steps / parts)
+                if parts == ceil(steps / per_part) or given_parts:
+                    cycles = _cycles(batch, m, n, per_part, parts, dtype, tile, multiprocessors, latency)
+                    yield cycles, order, tile, per_part * tile.k
+
+    _, _, tile, part = min(candidates())
+    return tile, part
+
+
+def _cycles(
+    batch: int, m: int, n: int, steps: int, parts: int, dtype: str, tile: Tile, multiprocessors: int, latency: int
+) -> float:
+    """About how long a product takes, in cycles.
+
+    A multiprocessor computes at its full rate with 8 warps or more; a step takes no less than a load from global
+    memory, which the step before it has begun. Small thread tiles spend more instructions on loads.
+    """
+    blocks = ceil(m / tile.m) * ceil(n / tile.n) * batch * parts
+    per_multiprocessor = ceil(blocks / multiprocessors)
+    active = min(per_multiprocessor, tile.resident)
+    warps = active * ceil(tile.threads / 32)
+    products = tile.thread_m * tile.thread_n
+    share = products / (products + 1.5 * (tile.thread_m + tile.thread_n) / WIDTH[dtype] + 4)
+    rate = _RATE[dtype] * share * min(1.0, warps / 8)
+    step = max(active * tile.m * tile.n * tile.k / rate, latency)
+    cycles = ceil(per_multiprocessor / active) * (steps * step + _START)
+    return cycles if parts == 1 else cycles + _SECOND + batch * m * n * parts / multiprocessors
+
+
+def _machine(arch: str) -> _Machine:
+    found = re.fullmatch(r"sm_(\d+)[af]?", arch)
+    if found is None or int(found[1]) < min(_MACHINES):
+        raise ValueError(f"matmul on the GPU: architecture {arch!r}; it must be sm_80 or newer")
+    return _MACHINES[max(number for number in _MACHINES if number <= int(found[1]))]
+
+
+def _called(node: expr.Node) -> frozenset[str]:
+    if isinstance(node, expr.Call):
+        return frozenset([node.fn]).union(*map(_called, node.args))
+    return frozenset()
+
+
+def substitute(node: expr.Node, values: Mapping[str, expr.Node]) -> expr.Node:
+    """An expression with others in the place of variables: an activation, say, of the product and the bias."""
+    if isinstance(node, expr.Var):
+        return values.get(node.name, node)
+    if isinstance(node, expr.Call):
+        return expr.Call(node.fn, tuple(substitute(x, values) for x in node.args))
+    return node

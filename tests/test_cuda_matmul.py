@@ -1,0 +1,229 @@
+"""Matmul kernels in the simulator: values against NumPy's, and no access to memory that isn't the operands'."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numba import cuda
+from simulator import SIMULATED, in_simulator
+
+from autograd_geo import expr
+from autograd_geo.cuda import fragments, matmul, matmul_source, simulated
+from autograd_geo.cuda.matmul import ADDEND, BIAS, PRODUCT, TILES, Plan, plan_matmul, substitute
+from autograd_geo.cuda.matmul_source import Form, Panel, Tile, print_matmul
+from autograd_geo.op import registry
+
+#: Few threads: some hundreds are simulated per second.
+SMALL = {"f4": Tile(8, 8, 8, 4, 4, 2, 2), "f8": Tile(8, 8, 4, 4, 4, 2, 2)}
+SUM = expr.Call("+", (PRODUCT, BIAS))
+
+
+class Memory:
+    """Buffers of one plan: each lies among elements of which nothing may be read or written."""
+
+    def __init__(self, dtype: str, seed: int = 0) -> None:
+        self.dtype, self.random = np.dtype(dtype), np.random.default_rng(seed)
+        self.buffers: dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+        self.allowed: set[int] = set()
+
+    def matrices(self, name: str, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Any:
+        """Random numbers with strides in elements, `offset` elements after a multiple of 16 bytes."""
+        size = self.dtype.itemsize
+        low = sum(min(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True))
+        high = sum(max(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True))
+        base = np.full(high - low + 64, np.nan, self.dtype)
+        first = 16 - low
+        first += -(base.ctypes.data + first * size) % 16 // size + offset
+        view = np.ndarray(shape, self.dtype, base, first * size, tuple(s * size for s in strides))
+        view[...] = self.random.standard_normal(shape)
+        self.buffers[name] = base, view
+        places = np.arange(first, first + 1)
+        for n, s in zip(shape, strides, strict=True):
+            places = np.unique(places[:, None] + np.arange(n) * s)
+        self.allowed.update((base.ctypes.data + places * size).tolist())
+        return view
+
+    def run(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+        addresses = {name: view.ctypes.data for name, (_, view) in self.buffers.items()}
+        if plan.workspace:
+            count = plan.workspace // self.dtype.itemsize
+            addresses["workspace"] = self.matrices("workspace", (count,), (1,)).ctypes.data
+        outside = {name: base.copy() for name, (base, _) in self.buffers.items()}
+        memory, size = simulated._memory, self.dtype.itemsize
+
+        def checked(address: int, char: str, count: int) -> Any:
+            assert all(address + i * size in self.allowed for i in range(count)), "outside of the buffers"
+            return memory(address, char, count)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(simulated, "_memory", checked)
+            for launch in plan.launches:
+                scope = dict(fragments.namespace())
+                exec(launch.source, scope)
+                kernel = cuda.jit(scope["add_parts" if "def add_parts" in launch.source else "matmul"])
+                kernel[launch.grid, launch.threads, 0, launch.shared](*launch.values(addresses))
+        for name, (base, _) in self.buffers.items():
+            if name not in ("d", "workspace"):
+                assert base.tobytes() == outside[name].tobytes(), f"{name} was written"
+
+
+def strides_of(layout: str, rows: int, columns: int, width: int) -> tuple[int, int]:
+    """The strides of (row, column); `padded` ones are multiples of 16 bytes."""
+    up = math.ceil(columns / width) * width + width, math.ceil(rows / width) * width + width
+    return {
+        "rows": (columns, 1),
+        "columns": (1, rows),
+        "padded rows": (up[0], 1),
+        "padded columns": (1, up[1]),
+        "every second": (2 * columns + 1, 2),
+        "backwards": (-columns, -1),
+    }[layout]
+
+
+LAYOUTS = ("rows", "columns", "padded rows", "padded columns", "every second", "backwards")
+
+
+def check(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    layouts: tuple[str, str] = ("rows", "rows"),
+    *,
+    shared: str = "",
+    offsets: tuple[int, int, int] = (0, 0, 0),
+    epilogue: expr.Node = PRODUCT,
+    function: Any = lambda x, c, bias: x,
+    d_pad: int = 0,
+    tile: Tile | None = None,
+    parts: int = 1,
+) -> Plan:
+    """Plan, run in the simulator, compare with NumPy. `shared` are the operands with one matrix for the whole batch."""
+    char = np.dtype(dtype).str[1:]
+    width, memory = fragments.WIDTH[char], Memory(dtype)
+    strides, operands = {}, {}
+    for name, rows, columns, layout, offset in (("a", m, k, layouts[0], offsets[0]), ("b", k, n, layouts[1], offsets[1])):
+        row, column = strides_of(layout, rows, columns, width)
+        of_batch = 0 if name in shared else abs(row) * rows + abs(column) * columns + 3
+        strides[name] = of_batch, row, column
+        operands[name] = memory.matrices(name, (batch, rows, columns), strides[name], offset)
+    d_strides = m * (n + d_pad), n + d_pad
+    c = memory.matrices("c", (batch, m, n), (*d_strides, 1), offsets[2]).copy()
+    bias = memory.matrices("bias", (n,), (1,), 1)
+    d = memory.matrices("d", (batch, m, n), (*d_strides, 1), offsets[2])
+    plan = plan_matmul(
+        batch, m, n, k, dtype, strides["a"], strides["b"], "sm_90", d_strides=d_strides, epilogue=epilogue,
+        unaligned=[name for name, x in zip(("a", "b", "c", "d"), (*offsets, offsets[2]), strict=True) if x],
+        tile=tile or SMALL[char], parts=parts,
+    )  # fmt: skip
+    before = memory.buffers["d"][0].copy()
+    memory.run(plan, monkeypatch)
+    expected = function(operands["a"].astype("f8") @ operands["b"].astype("f8"), c.astype("f8"), bias.astype("f8"))
+    tolerance = 4 * (k + 4) * np.finfo(dtype).eps
+    np.testing.assert_allclose(d, expected, rtol=tolerance, atol=tolerance * math.sqrt(k + 1))
+    d[...] = np.nan
+    for x in (before, memory.buffers["d"][0]):
+        x[~np.isnan(x)] = 0
+    assert np.isnan(memory.buffers["d"][0]).all(), "written outside of d"
+    return plan
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layouts", [*product(LAYOUTS, LAYOUTS)], ids="-".join)
+def test_every_pair_of_layouts(dtype: str, layouts: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if dtype == "float64" and layouts[0] != layouts[1]:
+        pytest.skip("what differs by dtype doesn't differ by pair")
+    check(monkeypatch, dtype, 1, 12, 8, 12, layouts)
+    check(monkeypatch, dtype, 1, 9, 7, 11, layouts)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_product(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = data.draw
+    m, n = draw(st.sampled_from([1, 3, 4, 8, 9, 13])), draw(st.sampled_from([1, 2, 4, 8, 10, 12]))
+    check(
+        monkeypatch,
+        draw(st.sampled_from(["float32", "float64"])),
+        draw(st.integers(1, 2)),
+        m,
+        n,
+        draw(st.integers(0, 21)),
+        (draw(st.sampled_from(LAYOUTS)), draw(st.sampled_from(LAYOUTS))),
+        shared=draw(st.sampled_from(["", "a", "b", "ab"])),
+        offsets=(draw(st.integers(0, 1)), draw(st.integers(0, 1)), draw(st.integers(0, 1))),
+        d_pad=draw(st.sampled_from([0, 1, 4])),
+        parts=draw(st.integers(1, 3)),
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tile"), [(t, tile) for t in TILES for tile in TILES[t]], ids=str)
+def test_tiles(dtype: str, tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests of small tiles don't see: several warps, lanes that lie otherwise, threads without a load."""
+    if tile.threads * tile.thread_m * tile.thread_n > 4096:
+        tile = tile._replace(m=tile.m // 2, n=tile.n // 2, k=4)  # as many warps in each direction as time allows
+    check(monkeypatch, fragments.DTYPES[dtype], 1, tile.m - 3, tile.n - 1, tile.k + 1, tile=tile)
+
+
+def test_blocks_of_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, "float32", 1, (matmul_source.GROUP + 2) * 8, 20, 4)
+
+
+RELU = substitute(registry["relu"].body, {"x": SUM})
+EPILOGUES: dict[str, tuple[expr.Node, Any]] = {
+    "bias": (SUM, lambda x, c, bias: x + bias),
+    "relu": (RELU, lambda x, c, bias: np.maximum(x + bias, 0)),
+    "accumulate": (expr.Call("+", (ADDEND, PRODUCT)), lambda x, c, bias: c + x),
+    "alpha and beta": (expr.parse("0.5 * x + 3 * c", ["x", "c"]), lambda x, c, bias: 0.5 * x + 3 * c),
+    "mask": (expr.parse("where(c > 0, x, 0)", ["x", "c"]), lambda x, c, bias: np.where(c > 0, x, 0)),
+    "twice used": (
+        expr.parse("(x + bias) * tanh(x + bias) + c / 2", ["x", "c", "bias"]),
+        lambda x, c, bias: (x + bias) * np.tanh(x + bias) + c / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_epilogues(name: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    epilogue, function = EPILOGUES[name]
+    for n in (8, 7):
+        check(monkeypatch, "float32", 2, 5, n, 11, epilogue=epilogue, function=function, parts=parts)
+
+
+def test_nan_and_infinity_beyond_a_matrix_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros take the place of what is beyond k; a row of another matrix does not enter either."""
+    memory = Memory("float32")
+    a = memory.matrices("a", (1, 5, 6), (30, 6, 1))
+    b = memory.matrices("b", (1, 6, 4), (24, 4, 1))
+    d = memory.matrices("d", (1, 5, 4), (20, 4, 1))
+    a[0, 4] = np.inf
+    b[0, :, 3] = np.nan
+    memory.run(plan_matmul(1, 5, 4, 6, "f4", (30, 6, 1), (24, 4, 1), "sm_80", tile=SMALL["f4"]), monkeypatch)
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    np.testing.assert_allclose(d, expected, rtol=1e-5)
+
+
+def test_a_batch_is_launched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_MOST_BATCH", 2)
+    matmul._plan.cache_clear()
+    for parts in (1, 2):
+        plan = check(monkeypatch, "float32", 5, 3, 4, 12, epilogue=SUM, function=lambda x, c, b: x + b, parts=parts)
+        assert [launch.grid[2] for launch in plan.launches] == [2, 2, 1] * parts
+    matmul._plan.cache_clear()
+
+
+in_simulator(globals())
