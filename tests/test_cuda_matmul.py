@@ -114,7 +114,10 @@ def check(
     char = np.dtype(dtype).str[1:]
     width, memory = fragments.WIDTH[char], Memory(dtype)
     strides, operands = {}, {}
-    for name, rows, columns, layout, offset in (("a", m, k, layouts[0], offsets[0]), ("b", k, n, layouts[1], offsets[1])):
+    for name, rows, columns, layout, offset in (
+        ("a", m, k, layouts[0], offsets[0]),
+        ("b", k, n, layouts[1], offsets[1]),
+    ):
         row, column = strides_of(layout, rows, columns, width)
         of_batch = 0 if name in shared else abs(row) * rows + abs(column) * columns + 3
         strides[name] = of_batch, row, column
@@ -172,9 +175,7 @@ def test_any_product(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(("dtype", "tile"), [(t, tile) for t in TILES for tile in TILES[t]], ids=str)
 def test_tiles(dtype: str, tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tests of small tiles don't see: several warps, lanes that lie otherwise, threads without a load."""
-    if tile.threads * tile.thread_m * tile.thread_n > 4096:
-        tile = tile._replace(m=tile.m // 2, n=tile.n // 2, k=4)  # as many warps in each direction as time allows
-    check(monkeypatch, fragments.DTYPES[dtype], 1, tile.m - 3, tile.n - 1, tile.k + 1, tile=tile)
+    check(monkeypatch, fragments.DTYPES[dtype], 1, tile.m - 3, tile.n - 4, tile.k + 4, tile=tile)
 
 
 def test_blocks_of_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +225,88 @@ def test_a_batch_is_launched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         plan = check(monkeypatch, "float32", 5, 3, 4, 12, epilogue=SUM, function=lambda x, c, b: x + b, parts=parts)
         assert [launch.grid[2] for launch in plan.launches] == [2, 2, 1] * parts
     matmul._plan.cache_clear()
+
+
+def form_of(plan: Plan) -> tuple[str, tuple[int, int, int]]:
+    return plan.launches[0].source, plan.launches[0].grid
+
+
+def rows(m: int, n: int, k: int, dtype: str = "float32", batch: int = 1, **how: Any) -> Plan:
+    """The plan for contiguous matrices."""
+    return plan_matmul(batch, m, n, k, dtype, (m * k, k, 1), (k * n, n, 1), "sm_90", **how)
+
+
+def test_sixteen_bytes_at_a_time_only_where_every_load_is_aligned() -> None:
+    def widths(plan: Plan) -> tuple[bool, bool, bool]:
+        """Whether a, b and d are read or written so."""
+        source = plan.launches[0].source
+        return "a_0 = load_f4x4" in source, "b_0 = load_f4x4" in source, "store_f4x4" in source
+
+    assert widths(rows(64, 64, 64)) == (True, True, True)
+    assert widths(rows(63, 64, 64)) == (True, True, True)
+    assert widths(rows(64, 63, 64)) == (True, False, False)
+    assert widths(rows(64, 64, 63)) == (False, True, True)
+    assert widths(rows(64, 64, 64, unaligned=["a"])) == (False, True, True)
+    assert widths(rows(64, 64, 64, unaligned=["d"])) == (True, True, False)
+    assert widths(rows(64, 64, 64, d_strides=(0, 66))) == (True, True, False)
+    assert widths(rows(64, 64, 64, unaligned=["c"])) == (True, True, True)
+    assert widths(rows(64, 64, 64, unaligned=["c"], epilogue=expr.Call("+", (PRODUCT, ADDEND)))) == (True, True, False)
+    columns = plan_matmul(1, 64, 64, 63, "float32", (0, 1, 64), (0, 1, 63), "sm_90")
+    assert widths(columns) == (True, False, True)  # a is read down its columns
+
+
+def test_what_is_chosen() -> None:
+    def tile(plan: Plan) -> Tile:
+        return next(t for t in TILES["f4"] if f"+ {t.m - 1}) >> {t.m.bit_length() - 1}\n    tiles_n = (n + {t.n - 1})"
+                    in plan.launches[0].source and t.threads == plan.launches[0].threads)  # fmt: skip
+
+    for size in (4096, 8192):
+        plan = rows(size, size, size)
+        assert tile(plan).m * tile(plan).n >= 128 * 128 and len(plan.launches) == 1 and plan.workspace == 0
+    assert tile(rows(512, 512, 512)).m * tile(rows(512, 512, 512)).n < 128 * 128  # else few multiprocessors have work
+    assert tile(rows(100_000, 8, 64)).n == 8
+    assert tile(rows(8, 100_000, 64)).m == 8
+    deep = rows(64, 64, 1_000_000)
+    assert len(deep.launches) == 2
+    parts = deep.launches[0].grid[1]
+    assert parts > 16 and deep.workspace == parts * 64 * 64 * 4
+    assert len(rows(64, 64, 64, batch=1000).launches) == 1
+
+
+def test_parts_cover_k() -> None:
+    for k in (1, 8, 9, 63, 64, 65, 1000):
+        for parts in (1, 2, 3, 7):
+            launch = rows(8, 8, k, tile=SMALL["f4"], parts=parts).launches[0]
+            part = dict(zip(matmul_source.MATMUL, launch.arguments, strict=True))["part"]
+            assert isinstance(part, int) and part % SMALL["f4"].k == 0
+            assert (launch.grid[1] - 1) * part < k <= launch.grid[1] * part
+
+
+def test_nothing_to_compute_is_no_launch() -> None:
+    for batch, m, n in ((0, 4, 4), (1, 0, 4), (1, 4, 0)):
+        assert rows(m, n, 4, batch=batch) == Plan((), 0)
+
+
+def test_buffers_that_an_epilogue_does_not_use_need_no_address() -> None:
+    assert {x for x in rows(64, 64, 64).launches[0].arguments if isinstance(x, str)} == {"a", "b", "d"}
+    with_bias = rows(64, 64, 1_000_000, epilogue=SUM).launches
+    assert {x for x in with_bias[0].arguments if isinstance(x, str)} == {"a", "b", "workspace"}
+    assert {x for x in with_bias[1].arguments if isinstance(x, str)} == {"workspace", "d", "bias"}
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(TypeError, match="dtype int32; there are kernels for float32 and float64"):
+        rows(4, 4, 4, "int32")
+    with pytest.raises(ValueError, match="batch 1, m -1, n 4, k 4"):
+        rows(-1, 4, 4)
+    with pytest.raises(ValueError, match="no cbrt in an epilogue"):
+        rows(4, 4, 4, epilogue=expr.parse("cbrt(x)", ["x"]))
+    with pytest.raises(ValueError, match="no y in an epilogue"):
+        rows(4, 4, 4, epilogue=expr.parse("x + y", ["x", "y"]))
+    with pytest.raises(ValueError, match="'sm_75'; it must be sm_80 or newer"):
+        plan_matmul(1, 4, 4, 4, "float32", (0, 4, 1), (0, 4, 1), "sm_75")
+    with pytest.raises(ValueError, match="powers of 2, not of 12"):
+        print_matmul(Form("f4", Tile(12, 8, 8, 4, 4, 2, 2), Panel(True, 4), Panel(False, 4), 4, True))
 
 
 in_simulator(globals())

@@ -80,7 +80,8 @@ def write4(array: Any, index: int, values: Any) -> None:
 
 def outer(acc: Any, a: Any, b: Any) -> Any:
     columns = len(b)
-    return tuple(x + a[k // columns] * b[k % columns] for k, x in enumerate(acc))
+    with np.errstate(all="ignore"):  # a device doesn't warn
+        return tuple(x + a[k // columns] * b[k % columns] for k, x in enumerate(acc))
 
 
 def names() -> dict[str, Any]:
