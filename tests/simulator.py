@@ -1,4 +1,4 @@
-"""Tests of CUDA kernels in Numba's simulator. It is chosen when Numba is imported, so they run in a process of their own."""
+"""Tests of CUDA kernels in Numba's simulator, which is chosen when Numba is imported: in a process of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 
 def in_simulator(module: dict[str, Any]) -> None:
-    """At the end of a module, with its `globals()`: outside of the simulator, one test runs the module's tests in it."""
+    """At the end of a module, with its `globals()`: elsewhere than in the simulator, one test runs the others in it."""
     if SIMULATED:
         return
     for name in [name for name in module if name.startswith("test_")]:

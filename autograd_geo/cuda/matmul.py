@@ -6,8 +6,7 @@ Importing this module, planning and printing need neither a driver nor `numba-cu
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,8 +17,9 @@ from .assemble import Assembled, assemble
 from .fragments import BYTES, FUNCTIONS, WIDTH
 from .matmul_source import (
     ADD_PARTS,
+    ADDED,
     ADDEND,
-    ADDING,
+    ADDERS,
     BIAS,
     MATMUL,
     PRODUCT,
@@ -29,51 +29,14 @@ from .matmul_source import (
     print_add_parts,
     print_matmul,
 )
+from .tiles import TILES, Machine, choose, machine
 
 __all__ = ["ADDEND", "BIAS", "PRODUCT", "TILES", "Launch", "Plan", "Tile", "plan_matmul", "substitute"]
 
 _OPERATORS = frozenset(["+", "-", "*", "/", "u-", "**", "<", "<=", ">", ">=", "==", "!=", "&", "|"])
 #: What an epilogue may call.
 _FUNCTIONS = _OPERATORS | FUNCTIONS.keys() | {"abs", "maximum", "minimum", "where", "reciprocal"}
-#: The kernels there are. Large tiles read least, small ones keep all multiprocessors at work, thin ones waste little on
-#: thin matrices.
-TILES: dict[str, tuple[Tile, ...]] = {
-    "f4": (
-        Tile(128, 256, 16, 8, 16),
-        Tile(256, 128, 16, 16, 8),
-        Tile(128, 128, 8, 8, 8, resident=2),
-        Tile(64, 128, 16, 8, 8, resident=4),
-        Tile(64, 64, 16, 8, 4, resident=4),
-        Tile(32, 64, 16, 4, 4, 4, 8, resident=4),
-        Tile(32, 32, 16, 4, 4, resident=8),
-        Tile(128, 16, 16, 4, 4, resident=4),
-        Tile(16, 128, 16, 4, 4, 4, 8, resident=4),
-        Tile(128, 8, 32, 4, 4, 16, 2, resident=8),
-        Tile(8, 128, 32, 4, 4, 2, 16, resident=8),
-    ),
-    "f8": (
-        Tile(128, 64, 8, 8, 8, resident=2),
-        Tile(64, 64, 8, 8, 4, resident=4),
-        Tile(32, 32, 8, 4, 4, resident=8),
-        Tile(128, 8, 16, 4, 4, 16, 2, resident=8),
-        Tile(8, 128, 16, 4, 4, 2, 16, resident=8),
-    ),
-}
-
-
-class _Machine(NamedTuple):
-    """An architecture: multiprocessors of its usual data-centre device; cycles until a load from global memory
-    arrives."""
-
-    multiprocessors: int
-    latency: int
-
-
-_MACHINES = {80: _Machine(108, 600), 90: _Machine(132, 700)}
-#: Multiplications of a multiprocessor per cycle: CUDA C++ Programming Guide, throughput of arithmetic instructions.
-_RATE = {"f4": 128, "f8": 64}
-_START, _SECOND = 2000, 5000  # cycles: until a block computes; to launch a kernel that adds parts
-_MOST_PARTS, _MOST_BATCH = 64, 65535
+_MOST_BATCH = 65535  # of one launch
 
 Strides: TypeAlias = tuple[int, int, int]
 
@@ -154,7 +117,7 @@ def plan_matmul(
     d_strides = d_strides or (m * n, n)
     return _plan(
         batch, m, n, k, char, a_strides, b_strides, d_strides, c_strides or d_strides, epilogue, frozenset(unaligned),
-        multiprocessors or _machine(arch).multiprocessors, _machine(arch).latency, tile, parts,
+        machine(arch, multiprocessors), tile, parts,
     )  # fmt: skip
 
 
@@ -171,15 +134,13 @@ def _plan(
     c_strides: tuple[int, int],
     epilogue: expr.Node,
     unaligned: frozenset[str],
-    multiprocessors: int,
-    latency: int,
+    device: Machine,
     given_tile: Tile | None,
     given_parts: int | None,
 ) -> Plan:
     if not batch * m * n:
         return Plan((), 0)
-    choice = (given_tile,) if given_tile else TILES[dtype]
-    tile, part = _choose(batch, m, n, k, dtype, multiprocessors, latency, choice, given_parts)
+    tile, part = choose(batch, m, n, k, dtype, device, given_tile, given_parts)
     a_batch, a_row, a_k = (s if size > 1 else 0 for s, size in zip(a_strides, (batch, m, k), strict=True))
     b_batch, b_k, b_column = (s if size > 1 else 0 for s, size in zip(b_strides, (batch, k, n), strict=True))
     parts = max(1, ceil(k / part))
@@ -219,7 +180,9 @@ def _plan(
     for first in range(0, batch if parts > 1 else 0, _MOST_BATCH):
         z = min(_MOST_BATCH, batch - first)
         arguments = tuple((addition | {"first": first})[name] for name in ADD_PARTS)
-        launches.append(Launch(print_add_parts(dtype, epilogue), (ceil(m * n / ADDING), 1, z), ADDING, 1, 0, arguments))
+        launches.append(
+            Launch(print_add_parts(dtype, epilogue), (ceil(m * n / ADDED), 1, z), ADDED * ADDERS, 1, 0, arguments)
+        )
     return Plan(tuple(launches), parts * batch * m * n * BYTES[dtype] if parts > 1 else 0)
 
 
@@ -232,59 +195,6 @@ def _panel(stride: int, k_stride: int, batch_stride: int, extent: int, k: int, d
     if stride == 1 and aligned and k_stride % width == 0 and extent % width == 0:
         return Panel(False, width)
     return Panel(abs(k_stride) < abs(stride) and k > 1, 1)
-
-
-def _choose(
-    batch: int,
-    m: int,
-    n: int,
-    k: int,
-    dtype: str,
-    multiprocessors: int,
-    latency: int,
-    tiles: tuple[Tile, ...],
-    given_parts: int | None,
-) -> tuple[Tile, int]:
-    """The tile and the elements of k in a part that take least time by a model of a multiprocessor."""
-
-    def candidates() -> Iterator[tuple[float, int, Tile, int]]:
-        for order, tile in enumerate(tiles):
-            steps = max(1, ceil(k / tile.k))
-            for parts in (given_parts,) if given_parts else [1 << j for j in range(_MOST_PARTS.bit_length())]:
-                per_part = ceil(steps / parts)
-                if parts == ceil(steps / per_part) or given_parts:
-                    cycles = _cycles(batch, m, n, per_part, parts, dtype, tile, multiprocessors, latency)
-                    yield cycles, order, tile, per_part * tile.k
-
-    _, _, tile, part = min(candidates())
-    return tile, part
-
-
-def _cycles(
-    batch: int, m: int, n: int, steps: int, parts: int, dtype: str, tile: Tile, multiprocessors: int, latency: int
-) -> float:
-    """About how long a product takes, in cycles.
-
-    A multiprocessor computes at its full rate with 8 warps or more; a step takes no less than a load from global
-    memory, which the step before it has begun. Small thread tiles spend more instructions on loads.
-    """
-    blocks = ceil(m / tile.m) * ceil(n / tile.n) * batch * parts
-    per_multiprocessor = ceil(blocks / multiprocessors)
-    active = min(per_multiprocessor, tile.resident)
-    warps = active * ceil(tile.threads / 32)
-    products = tile.thread_m * tile.thread_n
-    share = products / (products + 1.5 * (tile.thread_m + tile.thread_n) / WIDTH[dtype] + 4)
-    rate = _RATE[dtype] * share * min(1.0, warps / 8)
-    step = max(active * tile.m * tile.n * tile.k / rate, latency)
-    cycles = ceil(per_multiprocessor / active) * (steps * step + _START)
-    return cycles if parts == 1 else cycles + _SECOND + batch * m * n * parts / multiprocessors
-
-
-def _machine(arch: str) -> _Machine:
-    found = re.fullmatch(r"sm_(\d+)[af]?", arch)
-    if found is None or int(found[1]) < min(_MACHINES):
-        raise ValueError(f"matmul on the GPU: architecture {arch!r}; it must be sm_80 or newer")
-    return _MACHINES[max(number for number in _MACHINES if number <= int(found[1]))]
 
 
 def _called(node: expr.Node) -> frozenset[str]:

@@ -29,8 +29,8 @@ from .fragments import BYTES, DTYPES, WIDTH
 PRODUCT, ADDEND, BIAS = expr.Var("x"), expr.Var("c"), expr.Var("bias")
 #: Rows of tiles that are computed together.
 GROUP = 8
-#: Threads per block of the kernel that adds parts.
-ADDING = 256
+#: Elements that a block of the kernel that adds parts computes, and threads per element.
+ADDED, ADDERS = 32, 8
 #: The arguments of `matmul`: addresses, sizes, strides in elements; `part` is a multiple of the tile's k.
 MATMUL = (
     "a b c d bias m n k part a_row a_k b_k b_column c_row d_row a_batch b_batch c_batch d_batch d_part first"
@@ -340,25 +340,37 @@ def formula(node: expr.Node, dtype: str) -> tuple[list[str], list[str]]:
 
 @functools.cache
 def print_add_parts(dtype: str, epilogue: expr.Node) -> str:
-    """The source of `add_parts`, whose arguments are `ADD_PARTS`: d = epilogue(sum of parts), (m, n) each, in order.
+    """The source of `add_parts`, whose arguments are `ADD_PARTS`: d = epilogue(sum of parts), (m, n) each.
 
-    A part holds the whole batch. The grid is (blocks of 256 elements, 1, batch).
+    A part holds the whole batch. The grid is (blocks of `ADDED` elements, 1, batch). In a block of 256 threads, each
+    warp adds every eighth part, and the first one what the others have found, in order.
     """
     size, used = BYTES[dtype], expr.names_in(epilogue)
     constants, lines = formula(epilogue, dtype)
-    inside = [
-        "z = first + cuda.blockIdx.z",
+    in_first = [
+        *[f"element_x += shared[{ADDED * j} + lane]" for j in range(1, ADDERS)],
         "row = i // n",
         "column = i - row * n",
-        f"element_x = {DTYPES[dtype]}(0)",
-        "for part in range(count):",
-        f"    element_x += load_{dtype}(parts + ((part * batch + z) * m * n + i) * {size})",
     ]
     if ADDEND.name in used:
-        inside.append(f"element_c = load_{dtype}(c + (z * c_batch + row * c_row + column) * {size})")
+        in_first.append(f"element_c = load_{dtype}(c + (z * c_batch + row * c_row + column) * {size})")
     if BIAS.name in used:
-        inside.append(f"element_bias = load_{dtype}(bias + column * {size})")
-    inside += [*lines[:-1], f"store_{dtype}(d + (z * d_batch + row * d_row + column) * {size}, {lines[-1]})"]
-    body = [*constants, f"i = cuda.blockIdx.x * {ADDING} + cuda.threadIdx.x", "if i < m * n:"]
-    body += ["    " + line for line in inside]
+        in_first.append(f"element_bias = load_{dtype}(bias + column * {size})")
+    in_first += [*lines[:-1], f"store_{dtype}(d + (z * d_batch + row * d_row + column) * {size}, {lines[-1]})"]
+    body = [
+        *constants,
+        f"shared = cuda.shared.array({ADDED * ADDERS}, {DTYPES[dtype]})",
+        f"lane = cuda.threadIdx.x & {ADDED - 1}",
+        f"adder = cuda.threadIdx.x >> {_log2(ADDED)}",
+        f"i = cuda.blockIdx.x * {ADDED} + lane",
+        "z = first + cuda.blockIdx.z",
+        f"element_x = {DTYPES[dtype]}(0)",
+        "if i < m * n:",
+        f"    for part in range(adder, count, {ADDERS}):",
+        f"        element_x += load_{dtype}(parts + ((part * batch + z) * m * n + i) * {size})",
+        "write1(shared, cuda.threadIdx.x, element_x)",
+        "cuda.syncthreads()",
+        "if adder == 0 and i < m * n:",
+        *("    " + line for line in in_first),
+    ]
     return "\n".join([f"def add_parts({', '.join(ADD_PARTS)}):", *("    " + line for line in body)]) + "\n"
