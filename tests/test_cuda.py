@@ -265,3 +265,19 @@ def test_copies_and_printing() -> None:
     assert x.tolist() == [1.0, 2.0] and float(x.sum()) == 3.0 and bool(x[0] > 0)
     for y in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
         np.testing.assert_array_equal(y.numpy(), x.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_large_products_run_the_matmul_kernels(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(19, 17)).astype(dtype), rng.normal(size=(18, 17)).astype(dtype)
+    here = [ag.tensor(v, requires_grad=True) for v in (x, w)]
+    moved = [ag.tensor(v, requires_grad=True, device="cuda") for v in (x, w)]
+    seed = rng.normal(size=(19, 18)).astype(dtype)
+    for a, b in (here, moved):
+        (a @ b.T).backward(seed)
+    for a, b in zip(here, moved, strict=True):
+        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-4 if dtype == np.float32 else 1e-12)
+    fast = ag.compile(lambda a, b: (a.detach() @ b.detach().T))
+    np.testing.assert_allclose(fast(*moved).numpy(), x @ w.T, rtol=1e-4 if dtype == np.float32 else 1e-12)
+    assert "def matmul" in fast.source()

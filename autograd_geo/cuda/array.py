@@ -56,7 +56,7 @@ class DeviceArray:
         """For other libraries, without a copy: they must not write into it."""
         return {
             "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, True), "strides": None,
-            "version": 3, "stream": 1,
+            "version": 3, "stream": self._block.stream,
         }  # fmt: skip
 
     def __add__(self, other: Any) -> Any:

@@ -1,76 +1,201 @@
-"""The device as this package uses it: a handful of calls, to `numba.cuda` or to its simulator."""
+"""The device as this package uses it: memory by address, copies, kernels. Numba's simulator is one too.
+
+Everything on a device happens in one stream, in the order in which it was asked for.
+"""
 
 from __future__ import annotations
 
-import ctypes
+import ctypes.util
 import functools
 import importlib.util
-from typing import Any
+import linecache
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from .array import DeviceError
+from .words import words
 
 _INSTALL = 'pip install "autograd-geo[cuda]"'
 
+#: Launches a kernel: (grid, bytes of dynamic shared memory, arguments), all arguments int64.
+Kernel = Callable[[tuple[int, ...], int, tuple[int, ...]], None]
+#: What the source of a kernel refers to.
+Names = Callable[[], Mapping[str, Any]]
 
-class Driver:
-    """One device. Memory is told by address; whoever asks for it keeps what `allocate` returns alive."""
 
-    def __init__(self, cuda: Any) -> None:
-        self.cuda = cuda
-        self.simulated: bool = bool(getattr(cuda, "is_simulated", False)) or "simulator" in cuda.jit.__module__
-        #: Threads of a block in pointwise kernels and reductions. Simulated ones are slow.
-        self.threads = 4 if self.simulated else 256
-        self.blocks = 2 if self.simulated else 8 * int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
+class Driver(Protocol):
+    """What a device does for this package."""
 
-    def name(self) -> str:
-        if self.simulated:
-            return "Numba's simulator"
-        name = self.cuda.get_current_device().name
-        return name.decode() if isinstance(name, bytes) else str(name)
+    simulated: bool
+    arch: str
+    multiprocessors: int
+    threads: int  # of a block in pointwise kernels and reductions
+    blocks: int  # of them that are launched at most
+    stream: int
+
+    def name(self) -> str: ...
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes."""
-        if self.simulated:
-            import psutil
 
-            found = psutil.virtual_memory()
-            return found.available, found.total
-        info = self.cuda.current_context().get_memory_info()
-        return int(info.free), int(info.total)
-
-    def synchronize(self) -> None:
-        self.cuda.synchronize()
+    def synchronize(self) -> None: ...
 
     def allocate(self, size: int) -> tuple[Any, int]:
         """New memory of so many bytes: what keeps it, and its address. Raises MemoryError."""
-        if self.simulated:
-            memory = np.empty(size, np.uint8)
-            return memory, int(memory.__array_interface__["data"][0])
-        try:
-            memory = self.cuda.device_array(size, np.uint8)
-        except self.cuda.cudadrv.driver.CudaAPIError as error:
-            raise MemoryError(str(error)) from error
-        return memory, int(memory.device_ctypes_pointer.value)
 
-    def write(self, memory: Any, array: np.ndarray[Any, Any]) -> None:
-        """Fill memory from an array on the host."""
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        if self.simulated:
-            memory[: flat.size] = flat
-        elif flat.size:
-            memory[: flat.size].copy_to_device(flat)
+    def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        """Fill memory from a contiguous array on the host."""
 
-    def read(self, memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> np.ndarray[Any, Any]:
-        """A copy on the host, of what begins so many bytes in."""
-        out = np.empty(shape, dtype)
-        flat = out.reshape(-1).view(np.uint8)
-        if self.simulated:
-            flat[...] = memory[offset : offset + flat.size]
-        elif flat.size:
-            memory[offset : offset + flat.size].copy_to_host(flat)
-        return out
+    def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
+        """Fill a contiguous array on the host from memory."""
+
+    def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
+        """The kernel of this source with so many arguments, for blocks of so many threads, `resident` at once."""
+
+
+class Simulator:
+    """Numba's simulator: kernels are Python, and memory is the host's."""
+
+    simulated, arch, multiprocessors, stream = True, "sm_90a", 1, 0
+    threads, blocks = 4, 2  # some hundreds are simulated per second
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+
+    def name(self) -> str:
+        return "Numba's simulator"
+
+    def memory(self) -> tuple[int, int]:
+        import psutil
+
+        found = psutil.virtual_memory()
+        return int(found.available), int(found.total)
+
+    def synchronize(self) -> None:
+        pass
+
+    def allocate(self, size: int) -> tuple[Any, int]:
+        memory = np.empty(size + 256, np.uint8)
+        return memory, int(memory.ctypes.data) + -int(memory.ctypes.data) % 256
+
+    def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
+        ctypes.memmove(out.ctypes.data, address, out.nbytes)
+
+    def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
+        scope = dict(names())
+        filename = f"<autograd_geo kernel {len(linecache.cache)}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        exec(compile(source, filename, "exec"), scope)
+        kernel = self._cuda.jit(scope[re.findall(r"^def (\w+)", source, re.MULTILINE)[-1]])
+
+        def launch(grid: tuple[int, ...], shared: int, arguments: tuple[int, ...]) -> None:
+            kernel[grid, threads, 0, shared](*arguments)
+
+        return launch
+
+
+class Gpu:
+    """The current NVIDIA GPU, through `cuda.core` and the driver's own functions."""
+
+    simulated = False
+    threads = 256
+
+    def __init__(self) -> None:
+        from cuda.bindings import driver as api
+        from cuda.core import Device
+
+        self._api, self._device, self._local = api, Device(), threading.local()
+        self._device.set_current()
+        self._stream = self._device.create_stream()
+        self.stream = int(self._stream.handle)
+        major, minor = self._device.compute_capability
+        self.arch = f"sm_{major}{minor}" + ("a" if (major, minor) >= (9, 0) else "")
+        self.multiprocessors = int(self._device.properties.multiprocessor_count)
+        self.blocks = 8 * self.multiprocessors
+
+    def _enter(self) -> None:
+        """Threads other than the first have no current device yet."""
+        if not hasattr(self._local, "entered"):
+            self._device.set_current()
+            self._local.entered = True
+
+    def _checked(self, result: tuple[Any, ...]) -> Any:
+        error, *found = result
+        codes = self._api.CUresult
+        if error == codes.CUDA_ERROR_OUT_OF_MEMORY:
+            raise MemoryError("the driver finds no memory")
+        if error != codes.CUDA_SUCCESS:
+            raise DeviceError(f"the CUDA driver reports {error}")
+        return found[0] if found else None
+
+    def name(self) -> str:
+        return str(self._device.name)
+
+    def memory(self) -> tuple[int, int]:
+        self._enter()
+        error, free, total = self._api.cuMemGetInfo()
+        self._checked((error,))
+        return int(free), int(total)
+
+    def synchronize(self) -> None:
+        self._stream.sync()
+
+    def allocate(self, size: int) -> tuple[Any, int]:
+        self._enter()
+        address = int(self._checked(self._api.cuMemAlloc(size)))
+        return _Freed(self._api, address), address
+
+    def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        self._enter()
+        self._checked(self._api.cuMemcpyHtoDAsync(address, array.ctypes.data, array.nbytes, self.stream))
+        self.synchronize()  # the array may go, or change
+
+    def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
+        self._enter()
+        self._checked(self._api.cuMemcpyDtoHAsync(out.ctypes.data, address, out.nbytes, self.stream))
+        self.synchronize()
+
+    def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
+        from cuda.core import LaunchConfig, ObjectCode
+        from cuda.core import launch as run
+
+        from .assemble import assemble
+
+        self._enter()
+        made = assemble(source, ("int64",) * count, arch=self.arch, launch_bounds=(threads, resident), names=names)
+        code = ObjectCode.from_cubin(made.cubin)
+        kernel = code.get_kernel(made.name)
+        allowed = 48 << 10
+
+        def launch(grid: tuple[int, ...], shared: int, arguments: tuple[int, ...]) -> None:
+            nonlocal allowed
+            self._enter()
+            if shared > allowed:
+                what = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                device = self._checked(self._api.cuDeviceGet(self._device.device_id))
+                self._checked(self._api.cuKernelSetAttribute(what, shared, kernel.handle, device))
+                allowed = shared
+            run(self._stream, LaunchConfig(grid=grid, block=threads, shmem_size=shared), kernel, *arguments)
+
+        launch.code = code  # type: ignore[attr-defined]  # the kernel is part of it
+        return launch
+
+
+class _Freed:
+    """Memory that is freed when nothing holds this any more."""
+
+    def __init__(self, api: Any, address: int) -> None:
+        self._api, self._address = api, address
+
+    def __del__(self) -> None:
+        self._api.cuMemFree(self._address)  # waits for the kernels that use it
 
 
 @functools.cache
@@ -81,16 +206,18 @@ def _find() -> tuple[Driver | None, str]:
     except ImportError as error:
         return None, f"numba cannot be imported ({error}); {_INSTALL}"
     if "simulator" in cuda.jit.__module__:
-        return Driver(cuda), ""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        return Simulator(cuda), ""
+    if ctypes.util.find_library("cuda") is None:
         return None, "no CUDA driver (libcuda) was found: this machine has no NVIDIA GPU, or it lacks its driver"
-    if importlib.util.find_spec("numba_cuda") is None:
-        return None, f"the package numba-cuda is not installed; {_INSTALL}"
-    if not cuda.is_available():
-        return None, f"Numba finds no usable CUDA device ({cuda.cuda_error() or 'none is visible'})"
-    return Driver(cuda), ""
+    for package in ("numba_cuda", "cuda.core", "cuda.bindings"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            return None, f"the package {package} is not installed; {_INSTALL}"
+    try:
+        return Gpu(), ""
+    except Exception as error:  # of several libraries
+        return None, f"no usable device ({type(error).__name__}: {error})"
 
 
 def available() -> bool:
@@ -105,4 +232,13 @@ def driver() -> Driver:
     return found
 
 
-__all__ = ["Driver", "available", "driver"]
+@functools.cache
+def kernel(source: str, count: int) -> Callable[..., None]:
+    """What runs a region's kernel `def kernel(p0, p1, ...)`: call it with a number of blocks, and the addresses."""
+    device = driver()
+    names = functools.partial(words, device.simulated, device.threads)
+    launch = device.load(source, count, device.threads, 1, names)
+    return lambda blocks, *addresses: launch((blocks,), 0, addresses)
+
+
+__all__ = ["Driver", "Kernel", "Names", "available", "driver", "kernel"]

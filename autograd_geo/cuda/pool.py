@@ -23,11 +23,22 @@ class Block:
     def __init__(self, pool: Pool, memory: Any, address: int, room: int, size: int) -> None:
         self._pool, self._memory, self.address, self._room, self.size = pool, memory, address, room, size
 
+    @property
+    def stream(self) -> int | None:
+        """The stream whose work others have to wait for; None if there is none."""
+        return self._pool.driver.stream or None
+
     def read(self, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int = 0) -> np.ndarray[Any, Any]:
-        return self._pool.driver.read(self._memory, shape, dtype, offset)
+        """A copy on the host, of what begins so many bytes in."""
+        out = np.empty(shape, dtype)
+        if out.size:
+            self._pool.driver.read(self.address + offset, out)
+        return out
 
     def write(self, array: np.ndarray[Any, Any]) -> None:
-        self._pool.driver.write(self._memory, array)
+        """Fill it from the host."""
+        if array.size:
+            self._pool.driver.write(self.address, np.ascontiguousarray(array))
 
     def __del__(self) -> None:
         self._pool.give_back(self._memory, self.address, self._room, self.size)

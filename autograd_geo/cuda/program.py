@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..compiler.nodes import CALL, CONST, INPUT, PRODUCT, SCAN, SCATTER, Node
+from ..compiler.nodes import CALL, CONST, INPUT, MAP, PRODUCT, SCAN, SCATTER, Node
 from ..compiler.regions import Region, plan, storage
+from . import fragments
 from .array import DeviceArray
-from .driver import driver
-from .launch import launcher
+from .driver import Kernel, driver, kernel
+from .matmul import Launch, plan_matmul
 from .pool import Block, pool
 from .region import print_region
-from .steps import print_product, print_scan, print_scatter
+from .steps import print_scan, print_scatter
 
-_PRINTED = {PRODUCT: print_product, SCAN: print_scan, SCATTER: print_scatter}
+_PRINTED = {SCAN: print_scan, SCATTER: print_scatter}
 
 
 class DeviceProgram:
@@ -29,7 +31,7 @@ class DeviceProgram:
         self._inputs, self._outputs = list(inputs), found.outputs
         self._fixed: dict[int, Block] = {}  # constants and tables, once they are on the device
         #: What runs, the buffers that it is given, and where each begins; an op without kernels stands for itself.
-        self._steps: list[tuple[Callable[..., None] | Node, list[Any], list[int]]] = []
+        self._steps: list[tuple[Callable[..., None] | Node, list[Any], Sequence[int]]] = []
         #: The source of each kernel, in order.
         self.sources: list[str] = []
         for step in found.steps:
@@ -40,15 +42,34 @@ class DeviceProgram:
             elif step.kind == CALL:
                 operands = [*map(storage, step.args), step]
                 self._steps.append((step, operands, [0] * len(operands)))
+            elif step.kind == PRODUCT:
+                self._add_product(step)
             else:
                 source, operands, size = _PRINTED[step.kind](step)
                 blocks = max(1, min(self._device.blocks, -(-size // self._device.threads)))
                 self._add(source, blocks, operands, [0] * len(operands))
         self._find_ends()
 
-    def _add(self, source: str, blocks: int, operands: list[Any], offsets: list[int]) -> None:
-        self._steps.append((launcher(source, blocks), operands, offsets))
+    def _add(self, source: str, blocks: int, operands: list[Any], offsets: Sequence[int]) -> None:
+        self._steps.append((functools.partial(kernel(source, len(operands)), blocks), operands, offsets))
         self.sources.append(source)
+
+    def _add_product(self, node: Node) -> None:
+        """A product of matrices (batch, m, k) and (batch, k, n), each of which may lie transposed."""
+        b, m, k, n, turned_a, turned_b = node.data
+        a_strides = (m * k, 1, m) if turned_a else (m * k, k, 1)
+        b_strides = (k * n, 1, k) if turned_b else (k * n, n, 1)
+        device = self._device
+        found = plan_matmul(
+            b, m, n, k, node.dtype, a_strides, b_strides, device.arch, multiprocessors=device.multiprocessors
+        )
+        operands: list[Any] = [*map(storage, node.args), node]
+        if found.workspace:
+            operands.append(Node(MAP, (found.workspace,), np.dtype(np.uint8)))
+        for each in found.launches:
+            run = _matmul(each.source, len(each.arguments), each.threads, each.resident)
+            self._steps.append((functools.partial(_launch, run, each), operands, [0] * len(operands)))
+            self.sources.append(each.source)
 
     def _find_ends(self) -> None:
         """After which step each value is not needed any more."""
@@ -86,6 +107,16 @@ class DeviceProgram:
             for key in ends:
                 blocks.pop(key, None)
         return [_array(memory(n), None, *spec) for n, spec in zip(self._outputs, self._specs, strict=True)]
+
+
+@functools.cache
+def _matmul(source: str, count: int, threads: int, resident: int) -> Kernel:
+    return driver().load(source, count, threads, resident, fragments.namespace)
+
+
+def _launch(run: Kernel, what: Launch, *addresses: int) -> None:
+    names = ("a", "b", "d", "workspace")
+    run(what.grid, what.shared, what.values(dict(zip(names, addresses, strict=False))))
 
 
 def _array(found: Block | DeviceArray, like: Node | None, *spec: Any) -> DeviceArray:

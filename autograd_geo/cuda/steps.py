@@ -1,4 +1,4 @@
-"""The kernels of steps that are no region: products of matrices, sums over where elements went, running sums.
+"""The kernels of steps that are no region: sums over where elements went, running sums.
 
 Each is deterministic: a thread has an element of the result, and adds up what belongs there in order.
 """
@@ -23,25 +23,6 @@ def _each(size: int) -> str:
 def _kernel(count: int, lines: list[str]) -> str:
     body = "\n".join("    " + line for line in lines)
     return f"def kernel({', '.join(f'p{k}' for k in range(count))}):\n{body}\n"
-
-
-def print_product(node: Node) -> tuple[str, list[Any], int]:
-    """A product of matrices, (batch, m, k) by (batch, k, n): source, operands, number of elements."""
-    b, m, k, n, turned_a, turned_b = node.data
-    char = letter(node.dtype)
-    at_a = f"(z * {k} + i) * {m} + y" if turned_a else f"(z * {m} + y) * {k} + i"
-    at_b = f"(z * {n} + x) * {k} + i" if turned_b else f"(z * {k} + i) * {n} + x"
-    lines = [
-        _each(b * m * n),
-        f"    x = t % {n}",
-        f"    y = t // {n} % {m}",
-        f"    z = t // {m * n}",
-        f"    total = {typed(char, 0)}",
-        f"    for i in range({k}):",
-        f"        total += load_{char}(p0, {at_a}, 0, 3) * load_{char}(p1, {at_b}, 1, 3)",
-        f"    store_{char}(p2, t, total, 2, 3)",
-    ]
-    return _kernel(3, lines), [*map(storage, node.args), node], b * m * n
 
 
 def print_scan(node: Node) -> tuple[str, list[Any], int]:
@@ -119,4 +100,4 @@ def _added(node: Node, indent: str) -> list[str]:
     ]
 
 
-__all__ = ["print_product", "print_scan", "print_scatter"]
+__all__ = ["print_scan", "print_scatter"]
