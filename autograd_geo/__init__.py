@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .checkpoint import save as save
     from .compiler import compile as compile
     from .diagnosis import diagnose as diagnose
+    from .interop.dlpack import from_dlpack as from_dlpack
     from .viz.graph import graph as graph
     from .viz.steps import steps as steps
 
@@ -48,8 +49,8 @@ _SUBMODULES = ("data", "nn", "optim", "viz")
 __all__ = [
     "AnomalyError", "CheckpointError", "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot",
     "check_grad", "check_taylor", "compile", "cuda", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye",
-    "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "load", "multilinear",
-    "no_grad", "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled", "steps", "tensor",
+    "from_dlpack", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "load",
+    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled", "steps", "tensor",
     "value_and_grad", "vjp", "zeros", *_SUBMODULES,
     *(name for name in _functions if name in globals()),
 ]  # fmt: skip
@@ -63,6 +64,10 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"{__name__}.viz"), name)
     if name in ("CheckpointError", "load", "save"):
         return getattr(importlib.import_module(f"{__name__}.checkpoint"), name)
+    if name == "from_dlpack":
+        from .interop.dlpack import from_dlpack
+
+        return from_dlpack
     if name == "compile":
         from .compiler import compile
 

@@ -225,6 +225,24 @@ class Tensor:
             )
         return np.array(self.numpy(), dtype) if copy else np.asarray(self.numpy(), dtype)
 
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        from .interop.dlpack import to_dlpack
+
+        return to_dlpack(self, **kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        from .interop.dlpack import dlpack_device
+
+        return dlpack_device(self)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if type(self._value) is not DeviceArray:
+            raise AttributeError("__cuda_array_interface__: the tensor is in the host's memory")
+        if self.requires_grad and recording():
+            raise TypeError("this tensor requires a gradient, which would be lost; pass t.detach()")
+        return self._value.__cuda_array_interface__
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         from .interop.protocols import array_ufunc
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -249,7 +252,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     pool().clear()
     monkeypatch.setattr(pool().driver, "allocate", full)
-    with pytest.raises(MemoryError, match="the GPU has no .* GB for one more array"):
+    with pytest.raises(MemoryError, match=r"the GPU has no .* GB for one more array"):
         ag.tensor(np.ones(100_000), device="cuda")
     monkeypatch.undo()
     y.backward()
@@ -278,6 +281,25 @@ def test_large_products_run_the_matmul_kernels(dtype: Any) -> None:
         (a @ b.T).backward(seed)
     for a, b in zip(here, moved, strict=True):
         np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-4 if dtype == np.float32 else 1e-12)
-    fast = ag.compile(lambda a, b: (a.detach() @ b.detach().T))
+    fast = ag.compile(lambda a, b: a.detach() @ b.detach().T)
     np.testing.assert_allclose(fast(*moved).numpy(), x @ w.T, rtol=1e-4 if dtype == np.float32 else 1e-12)
     assert "def matmul" in fast.source()
+
+
+def test_without_a_device_the_error_says_what_is_missing() -> None:
+    """In a process of its own, for which nothing is simulated."""
+    code = (
+        "import autograd_geo as ag, sys\n"
+        "assert not ag.cuda.is_available()\n"
+        "for fail in (lambda: ag.tensor([1.0], device='cuda'), lambda: ag.tensor(1.0).to('cuda'), ag.cuda.device_name,\n"
+        "             ag.cuda.memory_info, lambda: ag.nn.Linear(2, 1).to('cuda')):\n"
+        "    try:\n"
+        "        fail()\n"
+        "    except RuntimeError as error:\n"
+        "        assert 'device \"cuda\"' in str(error) and 'stay on the \"cpu\"' in str(error), error\n"
+        "    else:\n"
+        "        sys.exit('no error')\n"
+    )
+    hidden = {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **hidden}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

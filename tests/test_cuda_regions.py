@@ -1,0 +1,113 @@
+"""Kernels of regions as machine code, where no device is: every op and its gradient compiles, in registers alone."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda")
+pytest.importorskip("cuda.core")
+from numba.core import config
+
+if config.ENABLE_CUDASIM:
+    pytest.skip("Numba simulates a device; NUMBA_ENABLE_CUDASIM=0 to compile for one", allow_module_level=True)
+
+from op_calls import calls, differentiable, scalar_of
+
+import autograd_geo as ag
+from autograd_geo.cuda import driver, eager, pool, region
+from autograd_geo.cuda.assemble import Assembled, assemble
+from autograd_geo.op import Op, registry
+
+
+class Compiler:
+    """A device that compiles what it is given, and runs nothing: all memory reads as zeros."""
+
+    simulated, multiprocessors, threads, blocks, stream = False, 132, 256, 1056, 0
+
+    def __init__(self, arch: str) -> None:
+        self.arch = arch
+        self.made: list[Assembled] = []
+        self._addresses = itertools.count(1 << 20, 1 << 20)
+
+    def name(self) -> str:
+        return f"a compiler for {self.arch}"
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 40, 1 << 40
+
+    def synchronize(self) -> None:
+        pass
+
+    def allocate(self, size: int) -> tuple[Any, int]:
+        return None, next(self._addresses)
+
+    def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        pass
+
+    def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
+        out[...] = 0
+
+    def load(self, source: str, count: int, threads: int, resident: int, names: Any) -> Any:
+        made = assemble(source, ("int64",) * count, arch=self.arch, launch_bounds=(threads, resident), names=names)
+        self.made.append(made)
+        return lambda grid, shared, arguments: None
+
+
+@pytest.fixture(params=["sm_80", "sm_90a"])
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
+    found = Compiler(request.param)
+    monkeypatch.setattr(driver, "_find", lambda: (found, ""))
+    monkeypatch.setattr(eager, "_programs", {})
+    monkeypatch.setattr(region, "_printed", {})
+    monkeypatch.setattr(driver, "kernel", functools.cache(driver.kernel.__wrapped__))
+    monkeypatch.setattr("autograd_geo.cuda.program.kernel", driver.kernel)
+    pool.pool.cache_clear()
+    eager.number.cache_clear()
+    yield found
+    pool.pool.cache_clear()
+    eager.number.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("op", registry.values(), ids=registry)
+def test_every_op_compiles(op: Op, dtype: Any, compiler: Compiler) -> None:
+    args, attrs = calls(op)[1 if len(calls(op)) > 1 else 0]
+    args = [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+    active = differentiable(op, len(args))
+    there = [ag.tensor(args[k], requires_grad=True, device="cuda") for k in active]
+    moved = [ag.tensor(a, device="cuda") if isinstance(a, np.ndarray) else a for a in args]
+    z = scalar_of(op, moved, attrs, active)(*there)
+    if z.requires_grad:
+        z.backward(np.ones(z.shape, z.dtype))
+    for made in compiler.made:
+        assert made.spilled == 0
+        assert made.registers <= 128
+
+
+def test_a_pointwise_chain_streams(compiler: Compiler) -> None:
+    """One kernel for a chain and its gradient: each array is read or written once."""
+    x, y = (ag.tensor(np.ones((1024, 512), np.float32), device="cuda") for _ in range(2))
+    fast = ag.compile(ag.value_and_grad(lambda x, y: (ag.tanh(x + 4.0 * y) ** 2 + x).sum(), (0, 1)))
+    fast(x, y)
+    compiler.made.clear()
+    source = fast.source()
+    assert len(re.findall("^def kernel", source, re.MULTILINE)) == 2  # the second combines the blocks' parts of the sum
+    assert len(re.findall(r"load_f\(p\d+, j0,", source)) == 2
+    assert len(re.findall(r"store_f\(p\d+, j0,", source)) == 2
+
+
+def test_rows_are_finished_by_a_block(compiler: Compiler) -> None:
+    """softmax, one kernel: what is a row's stays in registers and shared memory."""
+    x = ag.tensor(np.ones((64, 512), np.float32), device="cuda")
+    fast = ag.compile(lambda x: ag.softmax(x, -1))
+    fast(x)
+    assert fast.source().count("def kernel") == 1
+    (made,) = [m for m in compiler.made if "block_" in fast.source() and m.shared]
+    assert made.spilled == 0 and made.shared <= 4096
