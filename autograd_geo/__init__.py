@@ -50,8 +50,8 @@ __all__ = [
     "AnomalyError", "CheckpointError", "GradientError", "Parameter", "Tensor", "arange", "backward", "check_dot",
     "check_grad", "check_taylor", "compile", "cuda", "custom", "detect_anomaly", "diagnose", "enable_grad", "eye",
     "from_dlpack", "full", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "linear", "linspace", "load",
-    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled", "steps", "tensor",
-    "value_and_grad", "vjp", "zeros", *_SUBMODULES,
+    "multilinear", "no_grad", "ones", "ops", "pointwise", "random", "sample", "save", "seed", "set_grad_enabled",
+    "steps", "tensor", "value_and_grad", "vjp", "zeros", *_SUBMODULES,
     *(name for name in _functions if name in globals()),
 ]  # fmt: skip
 

@@ -17,7 +17,10 @@ from op_calls import calls, differentiable, scalar_of
 import autograd_geo as ag
 from autograd_geo.op import Op, registry
 
-pytestmark = pytest.mark.skipif(not ag.cuda.is_available(), reason="no GPU, and the simulator is off")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not ag.cuda.is_available(), reason="no GPU, and the simulator is off"),
+]
 
 
 def there(x: Any) -> Any:
@@ -291,8 +294,8 @@ def test_without_a_device_the_error_says_what_is_missing() -> None:
     code = (
         "import autograd_geo as ag, sys\n"
         "assert not ag.cuda.is_available()\n"
-        "for fail in (lambda: ag.tensor([1.0], device='cuda'), lambda: ag.tensor(1.0).to('cuda'), ag.cuda.device_name,\n"
-        "             ag.cuda.memory_info, lambda: ag.nn.Linear(2, 1).to('cuda')):\n"
+        "for fail in (lambda: ag.tensor([1.0], device='cuda'), lambda: ag.tensor(1.0).to('cuda'),\n"
+        "             ag.cuda.device_name, ag.cuda.memory_info, lambda: ag.nn.Linear(2, 1).to('cuda')):\n"
         "    try:\n"
         "        fail()\n"
         "    except RuntimeError as error:\n"

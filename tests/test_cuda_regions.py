@@ -54,6 +54,9 @@ class Compiler:
     def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
         out[...] = 0
 
+    def copy(self, to: int, address: int, size: int) -> None:
+        pass
+
     def load(self, source: str, count: int, threads: int, resident: int, names: Any) -> Any:
         made = assemble(source, ("int64",) * count, arch=self.arch, launch_bounds=(threads, resident), names=names)
         self.made.append(made)

@@ -13,7 +13,7 @@ from autograd_geo.op import functions, registry
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/trust.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/trust.md", "docs/gpu.md"])
 def test_examples(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / document).read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -33,7 +33,7 @@ def test_examples(document: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/trust.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/trust.md", "docs/gpu.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text("utf-8")):
             assert (ROOT / document).parent.joinpath(target).exists(), f"{document} -> {target}"
 

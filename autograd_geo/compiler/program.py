@@ -75,7 +75,7 @@ class Program:
         # A number that came before all changes, such as a loss, still does, so that one can look at it first.
         change = min([nodes[k].rank for k in updated], default=0)
         first = [*looks, *[k for k, n in enumerate(nodes) if n.size == 1 and n.rank < change and k not in updated]]
-        self.plan: Plan = plan(nodes, first if looks else ())
+        self.plan: Plan = plan(nodes, first if looks and updates else ())
         self.specs = [(n.shape, n.dtype) for n in nodes]
         self.inputs: dict[Node, Input] = {node: graph.tracer.inputs[entry] for entry, node in graph.inputs.items()}
         self.calls_back = any(isinstance(s, Node) and s.kind == CALL for s in self.plan.steps)

@@ -53,6 +53,9 @@ class Driver(Protocol):
     def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
         """Fill a contiguous array on the host from memory."""
 
+    def copy(self, to: int, address: int, size: int) -> None:
+        """So many bytes from one place on the device to another."""
+
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         """The kernel of this source with so many arguments, for blocks of so many threads, `resident` at once."""
 
@@ -87,6 +90,9 @@ class Simulator:
 
     def read(self, address: int, out: np.ndarray[Any, Any]) -> None:
         ctypes.memmove(out.ctypes.data, address, out.nbytes)
+
+    def copy(self, to: int, address: int, size: int) -> None:
+        ctypes.memmove(to, address, size)
 
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         scope = dict(names())
@@ -161,6 +167,10 @@ class Gpu:
         self._enter()
         self._checked(self._api.cuMemcpyDtoHAsync(out.ctypes.data, address, out.nbytes, self.stream))
         self.synchronize()
+
+    def copy(self, to: int, address: int, size: int) -> None:
+        self._enter()
+        self._checked(self._api.cuMemcpyDtoDAsync(to, address, size, self.stream))
 
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         from cuda.core import LaunchConfig, ObjectCode
