@@ -103,7 +103,12 @@ def events(
             with np.errstate(divide="ignore", invalid="ignore"):  # of what may not count
                 for _ in _loop(output, seed, order, found, traced, True, passed.append):
                     pass
-            if _has_nan(found.values(), traced, order):
+            has_nan = _has_nan(found.values(), traced, order)
+            if has_nan and quiet and not traced and DeviceArray in map(type, [seed, *found.values()]):
+                finished, cotangents = True, _on_device_with_support(output, seed, order, cotangents)
+                if done is not None:
+                    deque(map(done, passed), 0)
+            elif has_nan:
                 support = Support(output, traced)
             elif quiet:
                 finished, cotangents = True, found
@@ -114,6 +119,16 @@ def events(
     for entry, g in cotangents.items():
         if g is not None:
             yield Write, entry, g
+
+
+def _on_device_with_support(
+    output: Entry, seed: Any, order: Sequence[Entry], cotangents: dict[Any, Any]
+) -> dict[Any, Any]:
+    """Where a pass over values on the device ends, with supports: by ops on tensors, which run there."""
+    with set_grad_enabled(False), np.errstate(divide="ignore", invalid="ignore"):
+        for _ in _loop(output, wrap(seed), order, cotangents, True, True, None, Support(output, True)):
+            pass
+    return {entry: g._value if isinstance(g, Tensor) else g for entry, g in cotangents.items()}
 
 
 _selects = attrgetter("op.selects")

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .cuda.array import on_host
+from .device import put
 from .expr import ZERO, Call, Num, Var
 from .op import Op, Rule, functions
 from .tape import CONSTANT, TRACING, Entry, duplicate, leaf, mode
@@ -28,12 +30,13 @@ class Support:
     """
 
     def __init__(self, output: Entry, traced: bool) -> None:
-        self._traced = traced
+        self._traced, self._device = traced, "cpu"
         self._masks: dict[Entry, Any] = {output: None}
 
     def contribution(self, rule: Rule, entry: Entry, k: int, g: Any) -> Any:
         """What the cotangent `g` of an entry's output contributes to that of input k, 0 outside the support."""
         source, mask = entry.inputs[k], self._masks[entry]
+        self._device = g.device if self._traced else "cpu"
         assert type(source) is Entry and entry.op is not None
         if entry.op.family == "pointwise":
             if rule.support is not None:
@@ -73,7 +76,7 @@ class Support:
         return as_value(np.where(mask, c, c.dtype.type(0)))
 
     def _constant(self, value: Value) -> Any:
-        return constant(value) if self._traced else value
+        return constant(put(value, self._device)) if self._traced else value
 
     def _meet(self, source: Entry, mask: Any) -> None:
         """Another path reaches `source`: what either depends on counts."""
@@ -86,7 +89,7 @@ class Support:
         if not isinstance(mask, Tensor):
             return bool(np.all(mask))
         known = not mode() & TRACING or mask._entry is None or mask._entry.state == CONSTANT
-        return known and bool(np.all(mask._value))
+        return known and bool(np.all(on_host(mask._value)))
 
     def _passed(self, entry: Entry, k: int, mask: Any) -> Any:
         """The support of input k of an op that is not elementwise, from that of its output.
@@ -102,7 +105,7 @@ class Support:
         if mask is not None:
             probe = self._chosen(mask, probe)
         if not _tells_itself(op):
-            entry = _stand_in(entry)
+            entry = self._stand_in(entry)
         rule = op.rules[k]
         assert rule is not None
         return self._fit(self._run(rule, probe, entry), entry, k) != 0
@@ -121,24 +124,22 @@ class Support:
         clean.inputs = tuple(inputs)
         return clean
 
+    def _stand_in(self, entry: Entry) -> Entry:
+        """The entry, for its rules, with random numbers for its values: they are constants, not computed by its op."""
+        copy = duplicate(entry)
+        copy.op, copy.state, copy.value = None, CONSTANT, self._numbers(entry)
+        copy.inputs = tuple([leaf(self._numbers(i), CONSTANT) if type(i) is Entry else i for i in entry.inputs])
+        return copy
+
+    def _numbers(self, entry: Entry) -> Value:
+        if entry.dtype.kind != "f":
+            return entry.value
+        return put(as_value(_random(1, 2, entry.shape).astype(entry.dtype)), self._device)
+
 
 def _tells_itself(op: Op) -> bool:
     """Whether zeros that come out of an op's rule say what it leaves out, whatever values it reads."""
     return op.family == "linear" or op.moves or op.selects
-
-
-def _stand_in(entry: Entry) -> Entry:
-    """The entry, for its rules, with random numbers for its values: they are constants, not computed by its op."""
-    copy = duplicate(entry)
-    copy.op, copy.state, copy.value = None, CONSTANT, _numbers(entry)
-    copy.inputs = tuple([leaf(_numbers(i), CONSTANT) if type(i) is Entry else i for i in entry.inputs])
-    return copy
-
-
-def _numbers(entry: Entry) -> Value:
-    if entry.dtype.kind != "f":
-        return entry.value
-    return as_value(_random(1, 2, entry.shape).astype(entry.dtype))
 
 
 class Doubts(NamedTuple):

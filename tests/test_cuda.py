@@ -306,3 +306,26 @@ def test_without_a_device_the_error_says_what_is_missing() -> None:
     hidden = {"NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **hidden}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_does_not_count_adds_nothing() -> None:
+    """As on the CPU: a masked row without a measurement, and derivatives that are infinite where nothing is taken."""
+    x, w = np.array([[0.0], [1.0], [np.nan], [4.0]]), np.array([0.5])
+    known = ~np.isnan(x)
+
+    def loss(x: Any, w: Any) -> Any:
+        return ag.where(known, ag.where(x > 0.0, ag.sqrt(x), 0.0) * w, 0.0).sum()
+
+    here, moved = (
+        [ag.tensor(v, requires_grad=True, device=device) for v in (x, w)] for device in ("cpu", "cuda")
+    )
+    for leaves in (here, moved):
+        loss(*leaves).backward()
+    for a, b in zip(here, moved, strict=True):
+        assert np.isfinite(a.grad.numpy()).all()
+        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-14)
+    fast = ag.compile(ag.value_and_grad(loss, (0, 1)))
+    for _ in range(2):
+        _, slopes = fast(*(t.detach() for t in moved))
+        for a, b in zip(here, slopes, strict=True):
+            np.testing.assert_allclose(b.numpy(), a.grad.numpy(), rtol=1e-14)

@@ -11,6 +11,7 @@ import importlib.util
 import linecache
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -102,7 +103,9 @@ class Simulator:
         kernel = self._cuda.jit(scope[re.findall(r"^def (\w+)", source, re.MULTILINE)[-1]])
 
         def launch(grid: tuple[int, ...], shared: int, arguments: tuple[int, ...]) -> None:
-            kernel[grid, threads, 0, shared](*arguments)
+            with warnings.catch_warnings():  # a device does not warn
+                warnings.simplefilter("ignore", RuntimeWarning)
+                kernel[grid, threads, 0, shared](*arguments)
 
         return launch
 
