@@ -10,8 +10,10 @@ import linecache
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from types import FunctionType
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -124,6 +126,9 @@ _PIN = """\
 """
 
 
+_numbers = count()
+
+
 def define(name: str, text: Callable[[], str], namespace: Mapping[str, Any]) -> Callable[..., Any]:
     """A function from generated source, `def _function(...)`, that is written and compiled when it is first called.
 
@@ -142,12 +147,13 @@ def _first_call(*args: Any, **kwargs: Any) -> Any:
 
 
 def _complete(function: Any, name: str, text: str, scope: dict[str, Any]) -> None:
-    filename = f"<autograd_geo {name} {len(linecache.cache)}>"
+    filename = f"<autograd_geo {name} {next(_numbers)}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     exec(compile(text, filename, "exec"), scope)
     written, scope["_function"] = scope["_function"], function
     function.__defaults__, function.__kwdefaults__ = written.__defaults__, written.__kwdefaults__
     function.__code__ = written.__code__.replace(co_name=name, co_qualname=name)
+    finalize(function.__code__, linecache.cache.pop, filename, None).atexit = False
 
 
 def _source_of(operand: Any, value: Any) -> Entry | Number:
