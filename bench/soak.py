@@ -24,8 +24,8 @@ from scipy import stats
 
 MEBI = 1 << 20
 #: By how much what is measured may grow from the warm-up to the end, along a line through the rounds. A process gets
-#: and returns memory in pieces; of what is counted, only Python's blocks vary, with its own free lists.
-TOLERANCES = {"memory": 8 * MEBI, "blocks": 2000.0}
+#: and returns memory in pieces; CPython's cache of attribute look-ups fills with up to 4,096 names.
+TOLERANCES = {"memory": 8 * MEBI, "blocks": 5000.0}
 COUNTED = 1.0
 FEWEST = 12  # rounds after the warm-up
 
