@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sized
+from array import array
+from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -236,19 +237,17 @@ def measured(kernels: Path) -> dict[str, float]:
     }
 
 
-def growth(samples: list[Mapping[str, float]]) -> dict[str, float]:
+def growth(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """By how much each measurement grew along a line through its samples, where that is more than its tolerance.
 
     The line is Theil and Sen's, the median of all slopes between two samples, which single jumps don't tilt.
     """
     found = {}
-    for name in samples[-1]:
-        values = [s.get(name, 0.0) for s in samples]
-        if min(values) == max(values):
-            continue
-        total = float(stats.theilslopes(values)[0]) * (len(values) - 1)
-        if total > TOLERANCES.get(name, COUNTED):
-            found[name] = total
+    for name, values in samples.items():
+        if min(values) < max(values):
+            total = float(stats.theilslopes(values)[0]) * (len(values) - 1)
+            if total > TOLERANCES.get(name, COUNTED):
+                found[name] = total
     return found
 
 
@@ -258,26 +257,27 @@ def soak(minutes: float, report: Callable[[str], None] = print) -> dict[str, flo
     Raises AssertionError where a round has other results than the first.
     """
     start, expected = time.monotonic(), {}
-    samples: list[Mapping[str, float]] = []
-    times: list[float] = []
+    samples: dict[str, array[float]] = {}  # numbers side by side, so that they themselves are no growth
+    times = array("d")
     with tempfile.TemporaryDirectory() as folder:
         kernels = Path(os.environ["AUTOGRAD_GEO_CACHE_DIR"])
-        while (spent := time.monotonic() - start) < 60 * minutes or len(samples) < 2 * FEWEST:
+        while (spent := time.monotonic() - start) < 60 * minutes or len(times) < 2 * FEWEST:
             for work in WORK:
                 result = work(Path(folder))
                 assert expected.setdefault(work.__name__, result) == result, f"{work.__name__} changed: {result!r}"
-            samples.append(measured(kernels))
+            now = measured(kernels)
+            for name in now.keys() | samples.keys():
+                samples.setdefault(name, array("d", bytes(8 * len(times)))).append(now.get(name, 0.0))
             times.append(spent)
-            if len(samples) & (len(samples) - 1) == 0 or len(samples) % 100 == 0:
-                now = samples[-1]
+            if len(times) & (len(times) - 1) == 0 or len(times) % 100 == 0:
                 report(
-                    f"{spent / 60:6.1f} min, round {len(samples)}: {now['memory'] / MEBI:.1f} MiB, "
+                    f"{spent / 60:6.1f} min, round {len(times)}: {now['memory'] / MEBI:.1f} MiB, "
                     f"{now['blocks']:,.0f} blocks, {now['open files']:.0f} open files, {now['threads']:.0f} threads, "
                     f"{now['kernel files']:.0f} kernel files"
                 )
-    warm = min(sum(t < times[-1] / 3 for t in times), len(samples) - FEWEST)
-    report(f"{len(samples)} rounds, {len(samples) - warm} after the warm-up")
-    return growth(samples[warm:])
+    warm = min(sum(t < times[-1] / 3 for t in times), len(times) - FEWEST)
+    report(f"{len(times)} rounds, {len(times) - warm} after the warm-up")
+    return growth({name: values[warm:] for name, values in samples.items()})
 
 
 def main() -> None:
