@@ -5,12 +5,16 @@ With AUTOGRAD_GEO_LONG=1 in the environment, lessons and drawings are of a milli
 
 from __future__ import annotations
 
+import gc
 import inspect
+import linecache
 import os
+import pickle
 import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +24,11 @@ from collector import alive
 
 import autograd_geo as ag
 from autograd_geo.backward import Local, events
+from autograd_geo.eager import define
+from autograd_geo.op import registry
 from autograd_geo.tape import history, value_of
 from autograd_geo.tensor import entry_of
+from bench.soak import growth, registries
 
 MILLION = 1_000_000
 SIZES = [30_000, *([MILLION] if os.environ.get("AUTOGRAD_GEO_LONG") else [])]
@@ -43,7 +50,7 @@ def chain(length: int) -> tuple[ag.Tensor, ag.Tensor]:
 def shallow() -> Iterator[None]:
     """A stack of a few frames more than there are."""
     y = chain(10)[1]
-    assert len(ag.steps(y)) and ag.graph(y).dot  # imports whatever they need
+    assert len(ag.steps(y)) and ag.graph(y).dot and ag.save  # imports whatever they need
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 60)
     yield
@@ -53,8 +60,11 @@ def shallow() -> Iterator[None]:
 # --- a million operations -----------------------------------------------------------------------------------------
 
 
-def test_a_million_operations(no_collector: None, shallow: None) -> None:
-    """Recorded, differentiated and freed, in at most 1.2 kB an operation, the pass included."""
+def test_a_million_operations(no_collector: None, shallow: None, tmp_path: Path) -> None:
+    """Recorded, differentiated, saved and freed, in at most 1.2 kB an operation, the pass included.
+
+    What is saved of a tape are numbers: no file holds the operations.
+    """
     before, process = alive(), psutil.Process()
     start = process.memory_info().rss
     x, y = chain(MILLION)
@@ -65,6 +75,12 @@ def test_a_million_operations(no_collector: None, shallow: None) -> None:
     assert 100 * MILLION < recorded <= 1200 * MILLION
     assert x.grad is not None
     assert x.grad.item() == y.item(), "both are the same product, from the other end"
+    ag.save(tmp_path / "end.safetensors", {"x": x, "y": y, "slope": x.grad})
+    assert (tmp_path / "end.safetensors").stat().st_size < 1000
+    assert ag.load(tmp_path / "end.safetensors")["slope"].item() == y.item()
+    with pytest.raises(RuntimeError, match="only leaves"):
+        pickle.dumps(y)
+    assert pickle.loads(pickle.dumps(y.detach())).item() == y.item()
     del x, y
     assert alive() == before
 
@@ -242,6 +258,30 @@ def test_a_deep_diamond_is_freed_at_once(no_collector: None) -> None:
     y.backward(retain_graph=True)
     del y
     assert alive() == before
+
+
+# --- what is made and dropped -------------------------------------------------------------------------------------
+
+
+def test_the_source_of_a_generated_function_goes_with_it() -> None:
+    gc.collect()
+    before = len(linecache.cache)
+    for k in range(20):
+        function = define("made", lambda k=k: f"def _function(x):\n    return x + {k}\n", {})
+        assert function(1) == k + 1
+        del function
+        gc.collect()
+    assert len(linecache.cache) <= before
+
+
+def test_the_soak_tells_growth_from_jumps() -> None:
+    rounds = np.arange(40.0)
+    jump = np.where(rounds == 7, 1e9, 3e8)
+    leak = 3e8 + 1e6 * rounds + np.random.default_rng(0).normal(0, 1e6, 40)
+    found = growth({"memory": jump, "open files": rounds * 0.1, "threads": rounds * 0.0 + 3, "modules": rounds[::-1]})
+    assert found == {"open files": pytest.approx(3.9)}
+    assert growth({"memory": leak})["memory"] == pytest.approx(39e6, rel=0.1)
+    assert registries()["autograd_geo.op.registry"] == len(registry)
 
 
 # --- ten thousand iterations --------------------------------------------------------------------------------------
