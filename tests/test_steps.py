@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example as given_also
 from hypothesis import given
 from hypothesis import strategies as st
 from op_calls import calls, differentiable
@@ -280,16 +281,29 @@ def test_every_local_derivative_agrees_with_finite_differences(op: Op) -> None:
             assert check is None or check.agrees, (check, args, attrs)
 
 
-def test_a_wrong_rule_is_found_out() -> None:
-    wrong = ag.pointwise("wrongly(x) = sin(x)", x="-cos(x)")
+@pytest.mark.parametrize(("rule", "at"), [("-cos(x)", 0.3), ("cos(x) + 1", 1e-12), ("x", 1e-12), ("x", 1e-300)])
+def test_a_wrong_rule_is_found_out(rule: str, at: float) -> None:
+    wrong = ag.pointwise("wrongly(x) = sin(x) + 1", x=rule)
     try:
-        lesson = ag.steps(wrong(ag.tensor(0.3, requires_grad=True)))
+        lesson = ag.steps(wrong(ag.tensor(at, requires_grad=True)))
     finally:
         for table in (registry, functions):
             del table["wrongly"]  # type: ignore[attr-defined]
     check = lesson[3].card.check
     assert check is not None and check.agrees is False
-    assert "0.955336 by finite differences, not -0.955336" in check.text
+    assert f"{np.cos(at):.6g} by finite differences, not " in check.text
+
+
+@given(st.floats(), st.floats(), st.sampled_from([n for n, op in registry.items() if op.family == "pointwise"]))
+@given_also(1e-320, 1e-320, "negative")
+@given_also(np.inf, -np.inf, "multiply")
+@given_also(1e308, 1e-320, "multiply")
+def test_any_number_can_be_stepped_through(a: float, b: float, name: str) -> None:
+    x, y = (ag.tensor(v, requires_grad=True) for v in (a, b))
+    with np.errstate(all="ignore"):
+        f = functions[name](*[x, y, x][: len(registry[name].inputs)]) + x * y
+    lesson = ag.steps(f)
+    assert lesson.text(color=False).count("\n") == len(lesson) + 1
 
 
 def test_checks_say_where_there_is_nothing_to_compare() -> None:

@@ -255,6 +255,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _first_trouble(moment: Moment) -> bool:
     """Whether the step makes an infinity or NaN out of finite numbers."""
+    if moment.kind == FORWARD and moment.entry.op is None:
+        return False
     read = [moment.came] if moment.came is not None else []
     if moment.kind in (FORWARD, LOCAL):
         read += [i.value if isinstance(i, Entry) else i for i in moment.entry.inputs]
