@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
 
@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += "; an expression that starts with a minus goes after --, as in: step -- '-x**2' x=3"
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line: one subcommand for each thing to do."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="autograd-geo", description="Automatic differentiation for teaching and research in the geosciences."
     )
     top.add_argument("--version", action="version", version=f"autograd-geo {__version__}")
@@ -60,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FILE",
-        help="draw to this .svg, .png or .pdf (default: print Graphviz's source)",
+        help="draw to this .svg, .png, .pdf, .html or .dot (default: print Graphviz's source)",
     )
     graph.set_defaults(run=_graph)
     return top
@@ -88,11 +95,14 @@ def _step(args: argparse.Namespace) -> None:
 
     if args.text and args.quiz:
         raise ValueError("--quiz asks in the terminal or in a page; there is nobody to ask in --text")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if args.quiz and args.html is None and not terminal:
+        raise ValueError("--quiz asks in a terminal, and this is none; with --html FILE it asks in a page")
     lesson = steps(_evaluated(args))
     if args.html is not None:
         lesson.html(args.html, quiz=args.quiz)
         print(f"written: {args.html}")
-    if args.text or (args.html is None and not args.quiz and not (sys.stdin.isatty() and sys.stdout.isatty())):
+    if args.text or (args.html is None and not terminal):
         print(lesson.text())
     elif args.html is None:
         lesson.play(quiz=args.quiz)
@@ -134,7 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `| head`, has had enough
         sys.stdout = None
     except (ValueError, OSError, ImportError) as error:
-        print(f"autograd-geo {args.command}: {error}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and error.filename:
+            said = f"{error.strerror}: {error.filename}"  # without its number
+        print(f"autograd-geo {args.command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -115,7 +115,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError, match=r"f\.html cannot be written: No space left"):
+    with pytest.raises(OSError, match=r"the lesson cannot be written: No space left.*f\.html"):
         lesson.html(path)
     assert path.read_text("utf-8") == first and os.listdir(tmp_path) == ["f.html"]
 
@@ -282,6 +282,7 @@ PLACE = "document.querySelector('{}').getBoundingClientRect()"
 def test_what_is_in_a_box_is_seen_there_and_beside_it(tab: chromium.Tab, tmp_path: Path) -> None:
     lesson = ag.steps(long(100))
     opened(tab, lesson, tmp_path)
+    assert text(tab, ".remark").startswith("300 operations, too many to draw at once")
     lit = "[...document.querySelectorAll('.drawing .node.live')].map(e => e.textContent.replace(/\\s+/g, ' ').trim())"
     for k, box in ((3, "x"), (150, "loop1[1] … loop1[99]"), (len(lesson) - 1, "start")):
         scrub(tab, k)

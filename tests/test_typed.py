@@ -135,7 +135,8 @@ def test_graph_prints_or_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["step", "sinn(x)", "x=1"], "did you mean 'sin'"),
         (["step", "x*x", "x=3", "--html", "/nowhere/at/all.html"], "cannot be written"),
         (["step", "x*x", "x=3", "--text", "--quiz"], "nobody to ask"),
-        (["step", "x*x", "x=3", "--quiz"], "the player needs a terminal"),
+        (["step", "x*x", "x=3", "--quiz"], "with --html FILE it asks in a page"),
+        (["graph", "x*x", "x=3", "--out", "/nowhere/g.svg"], "graph: the graph cannot be written: No such file"),
         (["graph", "x*x", "x=3", "--out", "g.bmp"], ".svg, .png, .pdf, .html or .dot"),
         (["graph", "x*y", "x=3"], "unknown name 'y'"),
     ],
@@ -144,3 +145,9 @@ def test_commands_say_what_is_wrong(arguments: list[str], message: str, capsys: 
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert message in output.err and "Traceback" not in output.err and not output.out
+
+
+def test_an_expression_that_looks_like_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["step", "-x**2", "x=3"])
+    assert "goes after --" in capsys.readouterr().err

@@ -104,11 +104,12 @@ class TapeGraph(Graph):
         return f"<graph of {name}: {counted(len(self._notes.operations), 'operation')}>"
 
 
-def overview(output: Entry) -> Picture:
-    """A tape at a glance: as `graph` draws it, or if that is not whole, with fewer boxes open."""
+def overview(output: Entry) -> tuple[Picture, str]:
+    """A tape at a glance, as `graph` draws it or with fewer boxes open; and that it is not whole, or nothing."""
     drawn = tape_graph(output, rankdir="LR", theme="light", expand=(), depth=None, most=FEWEST)
     leaves = FEWEST if drawn.closed else MOST_LEAVES
-    return Picture(drawn._notes, shown(drawn._top, drawn._opened), "LR", most_leaves=leaves)
+    picture = Picture(drawn._notes, shown(drawn._top, drawn._opened), "LR", most_leaves=leaves)
+    return picture, drawn._note if drawn.closed else ""
 
 
 def _clickable(seen: Shown) -> list[Box]:

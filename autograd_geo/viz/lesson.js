@@ -4,7 +4,7 @@
 const mountLesson = (() => {
   const SKELETON = `
     <section class="picture" aria-label="Computation graph">
-      <div class="drawing"></div><div class="near" aria-label="Around the present step"></div>
+      <div class="drawing"></div><p class="remark"></p><div class="near" aria-label="Around the present step"></div>
     </section>
     <section class="card" aria-label="Step">
       <p class="kind"></p><h2 class="title"></h2>
@@ -173,6 +173,7 @@ const mountLesson = (() => {
     drawing.hidden = !data.drawing.svg;
     drawing.classList.toggle("overview", !isWhole);
     find(".near").hidden = isWhole;
+    find(".remark").textContent = data.drawing.note;
 
     const keepInSight = (window, groups) => {  // where a drawing is larger than its window
       if (!groups.length) return;

@@ -21,7 +21,6 @@ from typing import Any
 
 from .. import expr
 from ..expr import Call, Node, Num, Var
-from ..files import write_atomically
 from ..tape import Entry
 from . import quiz as questions
 from .card import TITLES, Source, card, source_of, title_kind
@@ -29,7 +28,7 @@ from .difference import Check
 from .formulas import Formula
 from .graph import overview
 from .mathematics import indexed
-from .render import svg
+from .render import svg, write
 from .steps import LOCAL, Lesson, reached
 from .values import summary
 
@@ -164,15 +163,15 @@ def _mathml(sides: tuple[Node, ...], flows: bool) -> list[str]:
 
 
 def _drawing(output: Entry, places: Mapping[Entry, int]) -> dict[str, Any]:
-    """The graph as SVG, and which of its cards shows each value; nothing where nothing here can draw it.
+    """The graph as SVG, which of its cards shows each value, what to say of it; nothing where nothing here draws.
 
     Cards are `c3`, edges `c2-c3`. The card of a value alone has the value's number, any other a number above those.
     """
     try:
-        picture = overview(output)
+        picture, note = overview(output)
         drawn = svg(picture.drawing, picture.drawing.dot(), "light")  # the page gives it its own colours
     except ImportError:
-        return {"svg": "", "cards": []}
+        return {"svg": "", "cards": [], "note": ""}
     shows = Counter(picture.card_of[entry] for entry in places if entry in picture.card_of)
     alone = {card: places[entry] for entry, card in picture.card_of.items() if shows[card] == 1}
     number = {card: alone.get(card, len(places) + n) for n, card in enumerate(picture.drawing.cards)}
@@ -183,6 +182,7 @@ def _drawing(output: Entry, places: Mapping[Entry, int]) -> dict[str, Any]:
     return {
         "svg": re.sub(r'id="([vb][\d.]+)(?:(?:-|&#45;)([vb][\d.]+))?"', numbered, drawn),
         "cards": [number.get(picture.card_of.get(entry, ""), -1) for entry in places],
+        "note": f"{note}: boxes hold what belongs together, a click on one leads there" if note else "",
     }
 
 
@@ -211,11 +211,7 @@ def page(lesson: Lesson, quiz: bool = False) -> str:
 
 
 def write_page(lesson: Lesson, path: Path, quiz: bool = False) -> None:
-    """Write the page; the file appears complete or not at all. Raises OSError where it cannot be written."""
-    content = page(lesson, quiz)
+    """Write the page; see `Lesson.html`."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it, such as {path / 'lesson.html'}")
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise type(error)(f"{path} cannot be written: {error.strerror}") from None
+    write(path, page(lesson, quiz), "lesson")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import write_atomically
 from ..tape import enable_grad, untraced
 from ..tensor import Tensor, entry_of, tensor
 from .layers import Column, Numbers, Snapshot, read_layers
 from .neurons import Sheet, Stage
+from .render import write
 
 if TYPE_CHECKING:
     from ..nn import Module
@@ -161,10 +161,10 @@ class Network:
         return Sheet(self.snapshots, self.stage(), self.descent, theme).text()
 
     def save(self, path: str | Path, theme: str = "auto") -> None:
-        """Write the drawing to a file that ends in .svg. Raises ValueError for another ending."""
+        """Write the drawing to an .svg file. Raises ValueError for another ending, OSError where that cannot be."""
         if Path(path).suffix != ".svg":
             raise ValueError(f"network: a network can be saved as .svg, not as {str(path)!r}")
-        write_atomically(path, self.svg(theme))
+        write(path, self.svg(theme), "network")
 
     def _repr_svg_(self) -> str:
         return self.svg()

@@ -72,7 +72,9 @@ class Picture:
         closed = [item[0] for item, _ in seen if not isinstance(item, Entry)]
         if note and closed:
             how = f".expand({closed[0].name!r})"
-            self.drawing.note = f"{note}; boxes open on a click in a page or notebook, or by {how}"
+            self.drawing.note = (
+                f"{note}; boxes open on a click in a page or notebook, of many one at a time, or by {how}"
+            )
 
     def _add(self, key: str, card: Card, around: Box, inside: Iterable[Entry] = ()) -> None:
         card.frame = self._key(around)

@@ -64,11 +64,7 @@ class Graph:
         self._write("html", path)
 
     def _write(self, kind: str, path: str | Path) -> None:
-        content = self._content(kind)
-        try:
-            write_atomically(path, content)
-        except OSError as error:
-            raise OSError(error.errno, f"the graph cannot be written: {error.strerror}", str(path)) from None
+        write(path, self._content(kind), "graph")
 
     def _content(self, kind: str) -> bytes:
         if kind == "html":
@@ -94,6 +90,14 @@ class Graph:
         views = self._views()
         bundle = {"image/svg+xml": views[0] if len(views) == 1 else self.svg(), "text/plain": repr(self)}
         return bundle if len(views) == 1 else bundle | {"text/html": page.fragment(views)}
+
+
+def write(path: str | Path, content: bytes | str, what: str) -> None:
+    """Write a file that appears complete or not at all. Raises OSError, saying `what` cannot be written and why."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise OSError(error.errno, f"the {what} cannot be written: {error.strerror}", str(path)) from None
 
 
 def svg(drawing: Drawing, dot: str, theme: str) -> str:
