@@ -338,7 +338,9 @@ def _checked_seed(output: Tensor, gradient: Any) -> Value:
     if found != shape:
         raise ValueError(f"backward: the gradient has shape {found}, the tensor {shape}; they must be equal")
     if not np.can_cast(np.asarray(value).dtype, dtype, "same_kind"):
-        raise TypeError(f"backward: a gradient of dtype {value.dtype} does not fit a tensor of dtype {dtype}")
+        raise TypeError(
+            f"backward: a gradient of dtype {np.asarray(value).dtype} does not fit a tensor of dtype {dtype}"
+        )
     return value if type(value) is float and type(output._value) is float else as_value(np.asarray(value, dtype))
 
 

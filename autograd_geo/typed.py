@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from types import CodeType
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -49,7 +50,9 @@ def evaluate(text: str, values: Mapping[str, Any], name: str = "f") -> Tensor:
             raise ExpressionError(f"a value is given for {', '.join(sorted(spare))}, unused in", 0, len(text))
         file = f"expression {next(_numbers)}"
         linecache.cache[file] = (len(text), None, [text], file)
-        out = _run(items, inputs, compile(text, file, "eval"))
+        code = compile(text, file, "eval")
+        finalize(code, linecache.cache.pop, file, None).atexit = False
+        out = _run(items, inputs, code)
     except ExpressionError as error:
         raise ValueError(_pointed(error, text)) from None
     if not isinstance(out, Tensor) or not out.requires_grad:

@@ -63,10 +63,22 @@ def from_user(data: Any, dtype: Any = None) -> Value:
     checked_dtype(array.dtype, data)
     if dtype is not None:
         checked_dtype(np.dtype(dtype))
+        _check_fits(data, array, np.dtype(dtype))
     dtype = array.dtype if dtype is None else np.dtype(dtype)
     if array.size >= MANY:
         afford("tensor", array.shape, dtype)
     return as_value(np.array(array, dtype.newbyteorder("="), copy=True, order="C"))
+
+
+def _check_fits(data: Any, array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+    """Raise OverflowError for Python integers that the dtype cannot hold; arrays wrap around, as NumPy's do."""
+    if array.dtype.kind not in "iu" or dtype.kind not in "iu" or np.can_cast(array.dtype, dtype) or not array.size:
+        return
+    if not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
+        info = np.iinfo(dtype)
+        wrong = next((int(x) for x in (array.min(), array.max()) if not info.min <= x <= info.max), None)
+        if wrong is not None:
+            raise OverflowError(f"{wrong} does not fit into {dtype}, which holds {info.min} to {info.max}")
 
 
 def refuse_masked(data: Any, where: str = "") -> None:

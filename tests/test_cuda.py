@@ -316,9 +316,7 @@ def test_what_does_not_count_adds_nothing() -> None:
     def loss(x: Any, w: Any) -> Any:
         return ag.where(known, ag.where(x > 0.0, ag.sqrt(x), 0.0) * w, 0.0).sum()
 
-    here, moved = (
-        [ag.tensor(v, requires_grad=True, device=device) for v in (x, w)] for device in ("cpu", "cuda")
-    )
+    here, moved = ([ag.tensor(v, requires_grad=True, device=device) for v in (x, w)] for device in ("cpu", "cuda"))
     for leaves in (here, moved):
         loss(*leaves).backward()
     for a, b in zip(here, moved, strict=True):

@@ -465,3 +465,10 @@ def test_single_numbers_and_nothing_at_all(shape: tuple[int, ...]) -> None:
     for compiled in (ag.grad(program), ag.compile(ag.grad(program))):
         np.testing.assert_allclose(compiled(values).numpy(), gradient(x), rtol=1e-12)
     np.testing.assert_allclose(gradient(x), 6.0 / np.cosh(9.0 + 0 * values) ** 2 + 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("data", "dtype"), [(1000, np.int8), ([1, -3], np.uint8), ([[2**40]], np.int32)])
+def test_integers_that_a_dtype_cannot_hold(data: Any, dtype: Any) -> None:
+    with pytest.raises(OverflowError, match=r"does not fit into u?int\d+, which holds"):
+        ag.tensor(data, dtype=dtype)
+    assert ag.tensor([100, 7], dtype=dtype).tolist() == [100, 7]

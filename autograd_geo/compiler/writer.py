@@ -7,6 +7,7 @@ given its inputs, and what it changed is put back, is written by those who know 
 from __future__ import annotations
 
 import linecache
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -75,7 +76,10 @@ class Writer:
             "fill": fill,
         }
         exec(compile(text, filename, "exec"), scope)
-        return scope["call"]  # type: ignore[no-any-return]
+        call: Callable[..., Any] = scope["call"]
+        forget: Any = weakref.finalize(call.__code__, linecache.cache.pop, filename, None)
+        forget.atexit = False
+        return call
 
     def mismatch_unless(self, condition: str) -> None:
         self.before += [f"if not ({condition}):", "    return MISMATCH"]
