@@ -101,6 +101,14 @@ def test_ten_thousand_entries_are_a_page_of_less_than_five_megabytes() -> None:
     assert len(page(lesson).encode()) < 5_000_000
 
 
+def test_a_lesson_too_long_for_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autograd_geo.viz.lesson_page.MOST_STEPS", 5)
+    x = ag.tensor(1.0, requires_grad=True)
+    with pytest.raises(ValueError, match=r"a page of \d+ steps would be too large to open; pages have up to 5"):
+        ag.steps(ag.sin(x) * x).html(tmp_path / "lesson.html")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lesson, path = ag.steps(example()), tmp_path / "f.html"
     lesson.html(path)

@@ -194,6 +194,10 @@ def asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
 
 
+#: Each step takes some 200 bytes in a page, and a millisecond to write.
+MOST_STEPS = 100_000
+
+
 def page(lesson: Lesson, quiz: bool = False) -> str:
     """The lesson as a page with everything in it. Nothing but its own script can run there."""
     script = asset("lesson.js") + asset("lesson_page.js")
@@ -212,6 +216,11 @@ def page(lesson: Lesson, quiz: bool = False) -> str:
 
 def write_page(lesson: Lesson, path: Path, quiz: bool = False) -> None:
     """Write the page; see `Lesson.html`."""
+    if len(lesson) > MOST_STEPS:
+        raise ValueError(
+            f"a page of {len(lesson):,} steps would be too large to open; pages have up to {MOST_STEPS:,}. Make one of a "
+            "part, such as a few time steps; ag.graph(...) draws all of it, with loops collapsed"
+        )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it, such as {path / 'lesson.html'}")
     write(path, page(lesson, quiz), "lesson")

@@ -236,7 +236,8 @@ class Lesson(Sequence[Step]):
     def html(self, path: str | Path, *, quiz: bool = False) -> None:
         """Write the lesson as one page that works without a network; with `quiz`, it opens asking.
 
-        Raises OSError where the file cannot be written; one that is there stays as it is then.
+        Raises OSError where the file cannot be written; one that is there stays as it is then. ValueError for more
+        steps than a page can hold, some 100,000.
         """
         from .lesson_page import write_page
 
