@@ -218,8 +218,8 @@ def write_page(lesson: Lesson, path: Path, quiz: bool = False) -> None:
     """Write the page; see `Lesson.html`."""
     if len(lesson) > MOST_STEPS:
         raise ValueError(
-            f"a page of {len(lesson):,} steps would be too large to open; pages have up to {MOST_STEPS:,}. Make one of a "
-            "part, such as a few time steps; ag.graph(...) draws all of it, with loops collapsed"
+            f"a page of {len(lesson):,} steps would be too large to open; pages have up to {MOST_STEPS:,}. Make one of "
+            "a part, such as a few time steps; ag.graph(...) draws all of it, with loops collapsed"
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it, such as {path / 'lesson.html'}")
