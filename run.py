@@ -22,6 +22,7 @@ ENVIRONMENT = ROOT / ".venv"
 SCRIPTS = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 
 
+#: Tests of kernels for a GPU as machine code.
 MACHINE_CODE = ["tests/test_cuda_regions.py", "tests/test_cuda_assemble.py", "tests/test_cuda_fragments.py"]
 
 
