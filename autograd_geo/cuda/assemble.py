@@ -35,8 +35,9 @@ _lock = threading.RLock()
 class Assembled:
     """A kernel's machine code for one architecture, and what it takes of a multiprocessor.
 
-    `name` is its symbol in the cubin; `registers` are per thread, `spilled` the bytes stored and loaded because they
-    did not suffice, `stack` the bytes of local memory per thread, `shared` the bytes of static shared memory per block.
+    `name` is the function's, and its symbol in the cubin; `registers` are per thread, `spilled` the bytes stored and
+    loaded because they did not suffice, `stack` the bytes of local memory per thread, `shared` the bytes of static
+    shared memory per block.
     """
 
     name: str
@@ -146,16 +147,19 @@ def _compile(
         raise ImportError(f"compiling for a GPU: {error}; pip install 'autograd-geo[cuda]'") from error
     scope: dict[str, Any] = dict(names())
     exec(compile(source, "<autograd_geo kernel>", "exec"), scope)
-    kernel = scope[re.findall(r"^def (\w+)", source, re.MULTILINE)[-1]]
+    name = re.findall(r"^def (\w+)", source, re.MULTILINE)[-1]
     digits, suffix = re.fullmatch(r"sm_(\d+)([af]?)", arch).groups()  # type: ignore[union-attr]
     capability = int(digits[:-1]), int(digits[-1])
     with _device(dispatcher, capability):
         ptx, _ = cuda.compile_ptx(
-            kernel,
+            scope[name],
             types.void(*(getattr(types, name) for name in signature)),
             cc=(*capability, suffix) if suffix else capability,
             launch_bounds=launch_bounds,
         )
+    mangled = re.search(r"\.entry\s+(\w+)", ptx)
+    assert mangled is not None
+    ptx = ptx.replace(mangled[1], name)  # what profilers show
     options = LinkerOptions(arch=arch, verbose=True, ptxas_options=["-v"])
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     cubin = bytes(linker.link("cubin").code)
@@ -164,10 +168,8 @@ def _compile(
     def figure(pattern: str) -> int:
         return sum(int(n) for n in re.findall(pattern, log))
 
-    entry = re.search(r"\.entry\s+(\w+)", ptx)
-    assert entry is not None
     return Assembled(
-        name=entry[1],
+        name=name,
         arch=arch,
         registers=figure(r"Used (\d+) registers"),
         spilled=figure(r"(\d+) bytes spill"),

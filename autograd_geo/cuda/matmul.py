@@ -140,9 +140,12 @@ def _plan(
 ) -> Plan:
     if not batch * m * n:
         return Plan((), 0)
-    tile, part = choose(batch, m, n, k, dtype, device, given_tile, given_parts)
     a_batch, a_row, a_k = (s if size > 1 else 0 for s, size in zip(a_strides, (batch, m, k), strict=True))
     b_batch, b_k, b_column = (s if size > 1 else 0 for s, size in zip(b_strides, (batch, k, n), strict=True))
+    a = _panel(a_row, a_k, a_batch, m, k, dtype, "a" not in unaligned)
+    b = _panel(b_column, b_k, b_batch, n, k, dtype, "b" not in unaligned)
+    wide = min(a.width, b.width) > 1
+    tile, part = choose(batch, m, n, k, dtype, device, wide, given_tile, given_parts)
     parts = max(1, ceil(k / part))
     used = {name: name if name in expr.names_in(epilogue) else 0 for name in ("c", "bias")}
     sizes: dict[str, int] = {"m": m, "n": n}
@@ -152,13 +155,13 @@ def _plan(
     if used["c"] and parts == 1:
         stored.append(c_strides)
     out = "d" if parts == 1 else "workspace"
-    wide = not any(s % WIDTH[dtype] for pair in (*stored, (n, 0)) for s in pair) and not unaligned & {out, used["c"]}
+    vectors = not any(s % WIDTH[dtype] for pair in (*stored, (n, 0)) for s in pair) and not unaligned & {out, used["c"]}
     form = Form(
         dtype,
         tile,
-        _panel(a_row, a_k, a_batch, m, k, dtype, "a" not in unaligned),
-        _panel(b_column, b_k, b_batch, n, k, dtype, "b" not in unaligned),
-        WIDTH[dtype] if wide else 1,
+        a,
+        b,
+        WIDTH[dtype] if vectors else 1,
         bool(m % tile.m or n % tile.n),
         epilogue if parts == 1 else PRODUCT,
     )
@@ -175,7 +178,7 @@ def _plan(
         z = min(_MOST_BATCH, batch - first)
         arguments = tuple((product | {"first": first})[name] for name in MATMUL)
         launches.append(
-            Launch(print_matmul(form), (tiles, parts, z), tile.threads, tile.resident, form.shared_bytes, arguments)
+            Launch(print_matmul(form), (tiles, parts, z), tile.threads, form.resident, form.shared_bytes, arguments)
         )
     for first in range(0, batch if parts > 1 else 0, _MOST_BATCH):
         z = min(_MOST_BATCH, batch - first)
@@ -194,7 +197,8 @@ def _panel(stride: int, k_stride: int, batch_stride: int, extent: int, k: int, d
         return Panel(True, width)
     if stride == 1 and aligned and k_stride % width == 0 and extent % width == 0:
         return Panel(False, width)
-    return Panel(abs(k_stride) < abs(stride) and k > 1, 1)
+    along_k = k > 1 and abs(k_stride) < abs(stride)
+    return Panel(along_k, 1, (k_stride if along_k else stride) == 1)
 
 
 def _called(node: expr.Node) -> frozenset[str]:

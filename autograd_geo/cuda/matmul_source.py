@@ -66,11 +66,12 @@ class Tile(NamedTuple):
 class Panel(NamedTuple):
     """How an operand is read: loads of `width` elements, neighbouring threads along k, or along the other axis.
 
-    A width above 1 takes elements next to each other in memory and 16-byte boundaries: see `plan_matmul`.
+    Along that axis the stride is 1 if it is known to be (`unit`). A width above 1 takes that, and 16-byte boundaries.
     """
 
     along_k: bool
     width: int
+    unit: bool = True
 
 
 class Form(NamedTuple):
@@ -84,6 +85,11 @@ class Form(NamedTuple):
     store: int
     edges: bool
     epilogue: expr.Node = PRODUCT
+
+    @property
+    def resident(self) -> int:
+        """Blocks for which there are to be registers: fewer where many addresses are to be kept."""
+        return self.tile.resident if min(self.a.width, self.b.width) > 1 else max(1, self.tile.resident // 2)
 
     @property
     def shared_bytes(self) -> int:
@@ -114,9 +120,9 @@ class _Read:
         self.depth, self.lines = form.tile.k, lines
         self.row = lines + _pad(self.panel, form.dtype)  # in shared memory
         self.extent, self.origin, stride = ("m", "row0", "a_row") if name == "a" else ("n", "column0", "b_column")
-        along_k, width = self.panel
-        self.k_stride = "1" if along_k and width > 1 else f"{name}_k"
-        self.stride = "1" if not along_k and width > 1 else stride
+        along_k, width, unit = self.panel
+        self.k_stride = "1" if along_k and unit else f"{name}_k"
+        self.stride = "1" if not along_k and unit else stride
         per_line = (self.depth if along_k else lines) // width
         count = per_line * (lines if along_k else self.depth)
         threads = form.tile.threads

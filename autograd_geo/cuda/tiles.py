@@ -18,38 +18,41 @@ TILES: dict[str, tuple[Tile, ...]] = {
         Tile(128, 256, 16, 8, 16),
         Tile(256, 128, 16, 16, 8),
         Tile(128, 128, 8, 8, 8, resident=2),
-        Tile(64, 128, 16, 8, 8, resident=4),
+        Tile(64, 128, 8, 8, 8, resident=3),
         Tile(64, 64, 16, 8, 4, resident=4),
         Tile(32, 64, 16, 4, 4, 4, 8, resident=4),
         Tile(32, 32, 16, 4, 4, resident=8),
         Tile(128, 16, 16, 4, 4, resident=4),
         Tile(16, 128, 16, 4, 4, 4, 8, resident=4),
-        Tile(128, 8, 32, 4, 4, 16, 2, resident=8),
-        Tile(8, 128, 32, 4, 4, 2, 16, resident=8),
+        Tile(128, 8, 16, 4, 4, 16, 2, resident=8),
+        Tile(8, 128, 16, 4, 4, 2, 16, resident=8),
     ),
     "f8": (
         Tile(128, 64, 8, 8, 8, resident=2),
-        Tile(64, 64, 8, 8, 4, resident=4),
+        Tile(64, 64, 8, 8, 4, resident=3),
         Tile(32, 32, 8, 4, 4, resident=8),
-        Tile(128, 8, 16, 4, 4, 16, 2, resident=8),
-        Tile(8, 128, 16, 4, 4, 2, 16, resident=8),
+        Tile(128, 8, 8, 4, 4, 16, 2, resident=6),
+        Tile(8, 128, 8, 4, 4, 2, 16, resident=6),
     ),
 }
 
 
 class Machine(NamedTuple):
-    """What the model knows of a device: multiprocessors; cycles until a load from global memory arrives; bytes a
-    cycle."""
+    """What the model knows of a device.
+
+    Its multiprocessors; the multiplications of float32 that one does per cycle, twice those of float64; the cycles
+    until a load from global memory arrives; the bytes from there per cycle.
+    """
 
     multiprocessors: int
+    rate: int
     latency: int
     bandwidth: int
 
 
-#: The data-centre device of each architecture, from NVIDIA's data sheets: A100 80 GB, H100 and H200 SXM.
-_MACHINES = {80: Machine(108, 600, 1400), 90: Machine(132, 700, 2000)}
-#: Multiplications of a multiprocessor per cycle: CUDA C++ Programming Guide, throughput of arithmetic instructions.
-_RATE = {"f4": 128, "f8": 64}
+#: The data-centre device of each architecture: A100 and H100. From their data sheets and the CUDA C++ Programming
+#: Guide's table of arithmetic throughput; latencies are round figures.
+_MACHINES = {80: Machine(108, 64, 600, 1400), 90: Machine(132, 128, 700, 2000)}
 _START, _SECOND = 2000, 4000  # cycles: until a block computes; to launch a kernel that adds parts
 _MOST_PARTS = 256
 
@@ -65,12 +68,25 @@ def machine(arch: str, multiprocessors: int | None = None) -> Machine:
 
 @functools.lru_cache(maxsize=4096)
 def choose(
-    batch: int, m: int, n: int, k: int, dtype: str, device: Machine, tile: Tile | None = None, parts: int | None = None
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    dtype: str,
+    device: Machine,
+    wide: bool = True,
+    tile: Tile | None = None,
+    parts: int | None = None,
 ) -> tuple[Tile, int]:
-    """The tile and the elements of k in a part that take least time by the model, where they are not given."""
+    """The tile and the elements of k in a part that take least time by the model, where they are not given.
+
+    Where loads are not `wide`, of 16 bytes, they are many, and leave no registers for large tiles.
+    """
 
     def candidates() -> Iterator[tuple[float, int, Tile, int]]:
         for order, each in enumerate([tile] if tile else TILES[dtype]):
+            if not (wide or tile or each.thread_m * each.thread_n * BYTES[dtype] <= 256):
+                continue
             steps = max(1, ceil(k / each.k))
             for count in [parts] if parts else [1 << j for j in range(_MOST_PARTS.bit_length())]:
                 per_part = ceil(steps / count)
@@ -93,7 +109,7 @@ def cycles(batch: int, m: int, n: int, steps: int, parts: int, dtype: str, tile:
     active = min(most, tile.resident)
     products, loads = tile.thread_m * tile.thread_n, (tile.thread_m + tile.thread_n) / WIDTH[dtype]
     share = products / (products + 5 * loads + 4)  # a 16-byte load from shared memory takes as long as four products
-    rate = _RATE[dtype] * share * min(1.0, active * ceil(tile.threads / 32) / 8)
+    rate = device.rate * 4 / BYTES[dtype] * share * min(1.0, active * ceil(tile.threads / 32) / 8)
     rounds = ceil(most / active)
     total = max(most * steps * tile.m * tile.n * tile.k / rate, rounds * steps * device.latency) + rounds * _START
     if parts > 1:

@@ -1,0 +1,148 @@
+"""Kernels as machine code, assembled without a device: registers, spills, what the main loop is made of."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if any(importlib.util.find_spec(name) is None for name in ("numba", "numba_cuda", "cuda")):
+    pytest.skip("needs the extra `cuda`", allow_module_level=True)
+
+import sass
+
+from autograd_geo import expr
+from autograd_geo.compiler import kernels
+from autograd_geo.cuda import assemble as module
+from autograd_geo.cuda.assemble import Assembled, assemble
+from autograd_geo.cuda.fragments import BYTES, DTYPES, WIDTH
+from autograd_geo.cuda.matmul import TILES, Launch, Tile, plan_matmul
+from autograd_geo.op import registry
+
+ARCHITECTURES = ("sm_80", "sm_90a")
+TILES_OF = [(dtype, tile) for dtype in TILES for tile in TILES[dtype]]
+#: What multiplies and adds, and for how many cycles that keeps the issue of instructions busy.
+PRODUCT = {"f4": ("FFMA", 1), "f8": ("DFMA", 2)}
+RELU = expr.parse("maximum(x + bias, 0)", ["x", "bias"])
+
+
+def launches(dtype: str, tile: Tile, arch: str, layout: str, ragged: int = 0, **how: Any) -> tuple[Launch, ...]:
+    """For matrices of a few tiles in each direction."""
+    m, n, k = 4 * tile.m - ragged, 4 * tile.n - ragged, 4 * tile.k
+    strides = {"rows": ((0, k, 1), (0, n, 1)), "columns": ((0, 1, m), (0, 1, k)), "odd": ((0, k + 1, 1), (0, 1, k + 1))}
+    return plan_matmul(1, m, n, k, DTYPES[dtype], *strides[layout], arch, tile=tile, **how).launches
+
+
+def assembled(launch: Launch, arch: str) -> Assembled:
+    """Its code, in which nothing is spilled and blocks fit as they are to."""
+    found = launch.assemble(arch)
+    assert found.spilled == found.stack == 0, found
+    assert found.registers <= 65536 // (launch.threads * launch.resident), found
+    return found
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("dtype", "tile"), TILES_OF, ids=str)
+def test_tiles(dtype: str, tile: Tile, arch: str) -> None:
+    """Loads are of 16 bytes; large tiles spend 85 % of their main loop on products, which nothing else interrupts."""
+    name, slots = PRODUCT[dtype]
+    for layout in ("rows", "columns") if arch == "sm_90a" else ("rows",):
+        (launch,) = launches(dtype, tile, arch, layout, parts=1)
+        found = assembled(launch, arch)
+        loop = sass.main_loop(found.sass, name)
+        products = tile.thread_m * tile.thread_n
+        assert loop[name] == products * tile.k
+        if products >= 64:
+            assert slots * loop[name] >= 0.85 * (loop.total() + (slots - 1) * loop[name]), loop
+        assert loop["LDS.128"] == (tile.thread_m + tile.thread_n) // WIDTH[dtype] * tile.k
+        loads = {x for x in loop if x.startswith(("LD.", "LDG", "LDL", "LDS"))}
+        assert loads == {"LDS.128", "LDG.E.128"}, loop
+        assert "STG.E.128" in found.sass and "ST.E" not in found.sass
+
+
+@pytest.mark.parametrize(("dtype", "tile"), TILES_OF, ids=str)
+def test_tiles_of_unaligned_matrices(dtype: str, tile: Tile) -> None:
+    if tile.thread_m * tile.thread_n * BYTES[dtype] > 256:
+        (launch,) = launches(dtype, tile, "sm_80", "rows", ragged=4, parts=1)  # what is chosen only where it's aligned
+    else:
+        (launch,) = launches(dtype, tile, "sm_90a", "odd", ragged=1, parts=1)
+    assembled(launch, "sm_90a")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", TILES)
+def test_epilogues_and_parts(dtype: str, arch: str) -> None:
+    tile = next(t for t in TILES[dtype] if t.thread_m * t.thread_n == 32)
+    silu = registry["silu"].body
+    assert silu is not None
+    for epilogue in (RELU, silu):
+        for parts in (1, 2):
+            plan = launches(dtype, tile, arch, "rows", epilogue=epilogue, parts=parts)
+            assert len(plan) == parts
+            for launch in plan:
+                found = assembled(launch, arch)
+                doubles = [x.name for x in sass.instructions(found.sass) if x.name.startswith(("DADD", "DMUL", "DFMA"))]
+                assert bool(doubles) == (dtype == "f8"), "float32 is computed in float64, or the reverse"
+
+
+KERNEL = """
+def double(a, d, n):
+    i = cuda.grid(1)
+    if i < n:
+        store_f4(d + i * 4, 2 * load_f4(a + i * 4))
+"""
+WITH_FUNCTION = """
+@cuda.jit(device=True)
+def twice(x):
+    return x + x
+
+""" + KERNEL.replace("2 * load_f4(a + i * 4)", "twice(load_f4(a + i * 4))")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place to keep machine code."""
+    monkeypatch.setattr(kernels, "directory", lambda: tmp_path)
+    monkeypatch.setattr(module, "_assembled", {})
+    return tmp_path
+
+
+def kernel(source: str = KERNEL, arch: str = "sm_80") -> Assembled:
+    return assemble(source, ("int64",) * 3, arch=arch, launch_bounds=256)
+
+
+def test_device_functions_are_compiled_for_the_architecture(folder: Path) -> None:
+    for arch in ARCHITECTURES:
+        found = kernel(WITH_FUNCTION, arch)
+        assert found.name == "double" and found.arch == arch
+        assert {"LDG.E", "FADD", "STG.E"} <= {x.name for x in sass.instructions(found.sass)}
+
+
+def test_what_was_kept_is_not_compiled_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kernel()
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(module, "_assembled", {})
+    monkeypatch.setattr(module, "_compile", lambda *a: pytest.fail("compiled"))
+    assert kernel() == first
+
+
+@pytest.mark.parametrize("change", ["emptied", "cut", "changed"])
+def test_a_file_that_was_tampered_with_is_compiled_anew(change: str, folder: Path, monkeypatch: Any) -> None:
+    first = kernel()
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    path.write_bytes({"emptied": b"", "cut": content[:-1], "changed": content.replace(b"sm_80", b"sm_90", 1)}[change])
+    monkeypatch.setattr(module, "_assembled", {})
+    again = kernel()
+    assert again.arch == "sm_80" and again.registers == first.registers and len(again.cubin) == len(first.cubin)
+    monkeypatch.setattr(module, "_assembled", {})
+    monkeypatch.setattr(module, "_compile", lambda *a: pytest.fail("compiled"))
+    assert kernel() == again
+
+
+def test_what_cannot_be_kept_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "directory", lambda: None)
+    monkeypatch.setattr(module, "_assembled", {})
+    assert kernel().registers > 0
