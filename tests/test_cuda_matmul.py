@@ -19,7 +19,9 @@ from simulator import in_simulator
 from autograd_geo import expr
 from autograd_geo.cuda import fragments, matmul, matmul_source, simulated
 from autograd_geo.cuda.matmul import ADDEND, BIAS, PRODUCT, TILES, Plan, plan_matmul, substitute
-from autograd_geo.cuda.matmul_source import Form, Panel, Tile, print_matmul
+from autograd_geo.cuda.matmul_form import Form, Panel, Tile
+from autograd_geo.cuda.matmul_source import print_matmul
+from autograd_geo.cuda.simulated_tensor_cores import rounded
 from autograd_geo.op import registry
 
 #: Few threads: some hundreds are simulated per second.
@@ -106,10 +108,12 @@ def check(
     epilogue: expr.Node = PRODUCT,
     function: Any = lambda x, c, bias: x,
     d_pad: int = 0,
+    precision: str = "float32",
     tile: Tile | None = None,
     parts: int = 1,
 ) -> Plan:
     """Plan, run in the simulator, compare with NumPy. `shared` are the operands with one matrix for the whole batch."""
+    operand = {"tf32": lambda x: rounded(x, 10), "bf16": lambda x: rounded(x, 7)}.get(precision, lambda x: x)
     char = np.dtype(dtype).str[1:]
     width, memory = fragments.WIDTH[char], Memory(dtype)
     strides, operands = {}, {}
@@ -127,12 +131,15 @@ def check(
     d = memory.matrices("d", (batch, m, n), (*d_strides, 1), offsets[2])
     plan = plan_matmul(
         batch, m, n, k, dtype, strides["a"], strides["b"], "sm_90", d_strides=d_strides, epilogue=epilogue,
+        precision=precision,
         unaligned=[name for name, x in zip(("a", "b", "c", "d"), (*offsets, offsets[2]), strict=True) if x],
         tile=tile or SMALL[char], parts=parts,
     )  # fmt: skip
     before = memory.buffers["d"][0].copy()
     memory.run(plan, monkeypatch)
-    expected = function(operands["a"].astype("f8") @ operands["b"].astype("f8"), c.astype("f8"), bias.astype("f8"))
+    expected = function(
+        operand(operands["a"]).astype("f8") @ operand(operands["b"]).astype("f8"), c.astype("f8"), bias.astype("f8")
+    )
     tolerance = 4 * (k + 4) * np.finfo(dtype).eps
     np.testing.assert_allclose(d, expected, rtol=tolerance, atol=tolerance * math.sqrt(k + 1))
     d[...] = np.nan
@@ -175,6 +182,29 @@ def test_any_product(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> No
 def test_tiles(dtype: str, tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tests of small tiles don't see: several warps, lanes that lie otherwise, threads without a load."""
     check(monkeypatch, fragments.DTYPES[dtype], 1, tile.m - 3, tile.n - 4, tile.k + 4, tile=tile)
+
+
+#: A warp of 16x8, and four of 16x16.
+WARPS = (Tile(16, 8, 16, 2, 2), Tile(32, 32, 16, 2, 4))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "tf32x3", "bf16"])
+def test_tensor_cores(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, "float32", 1, 16, 8, 32, precision=precision, tile=WARPS[0])
+    for tile, layouts in zip(WARPS, (("padded rows", "padded columns"), ("columns", "backwards")), strict=True):
+        check(monkeypatch, "float32", 1, 27, 28, 20, layouts, precision=precision, tile=tile)
+    check(
+        monkeypatch, "float32", 2, 13, 7, 37, precision=precision, tile=WARPS[0], parts=2, d_pad=1,
+        epilogue=SUM, function=lambda x, c, bias: x + bias,
+    )  # fmt: skip
+
+
+def test_three_products_of_tf32_are_nearly_as_exact_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the tolerance of float32, of which one product of TF32 is far out."""
+    check(monkeypatch, "float32", 1, 16, 8, 64, precision="tf32x3", tile=WARPS[0])
+    monkeypatch.setattr("test_cuda_matmul.rounded", lambda x, bits: x)
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        check(monkeypatch, "float32", 1, 16, 8, 64, precision="tf32", tile=WARPS[0])
 
 
 def test_blocks_of_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +330,10 @@ def test_what_is_refused() -> None:
         rows(4, 4, 4, epilogue=expr.parse("x + y", ["x", "y"]))
     with pytest.raises(ValueError, match="'sm_75'; it must be sm_80 or newer"):
         plan_matmul(1, 4, 4, 4, "float32", (0, 4, 1), (0, 4, 1), "sm_75")
+    with pytest.raises(ValueError, match="float64 in precision 'tf32'; float32 has float32, tf32x3, tf32, bf16"):
+        rows(4, 4, 4, "float64", precision="tf32")
+    with pytest.raises(ValueError, match="in bf16 with a tile of 16x8x8, 2x2 a thread, 8x4 lanes"):
+        rows(4, 4, 4, precision="bf16", tile=Tile(16, 8, 8, 2, 2))
     with pytest.raises(ValueError, match="powers of 2, not of 12"):
         print_matmul(Form("f4", Tile(12, 8, 8, 4, 4, 2, 2), Panel(True, 4), Panel(False, 4), 4, True))
 

@@ -160,6 +160,8 @@ def _compile(
     mangled = re.search(r"\.entry\s+(\w+)", ptx)
     assert mangled is not None
     ptx = ptx.replace(mangled[1], name)  # what profilers show
+    # Numba aligns it to an element, loads of 16 bytes need more.
+    ptx = re.sub(r"(\.extern \.shared) \.align \d+", r"\1 .align 16", ptx)
     options = LinkerOptions(arch=arch, verbose=True, ptxas_options=["-v"])
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     cubin = bytes(linker.link("cubin").code)

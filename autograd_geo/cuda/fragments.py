@@ -50,8 +50,16 @@ def namespace() -> dict[str, Any]:
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
 
+    from . import tensor_cores
+
     scalars = {dtype: getattr(types, dtype) for dtype in ("int32", *DTYPES.values())}
-    return {"cuda": cuda, **scalars, **FUNCTIONS, **intrinsics(intrinsic, types)}
+    return {
+        "cuda": cuda,
+        **scalars,
+        **FUNCTIONS,
+        **intrinsics(intrinsic, types),
+        **tensor_cores.intrinsics(intrinsic, types),
+    }
 
 
 def intrinsics(intrinsic: Any, types: Any) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def _vector(builder: Any, values: Any, element: Any, count: int) -> Any:
 def _memory(intrinsic: Any, types: Any) -> dict[str, Any]:
     names = {}
     for char, dtype in DTYPES.items():
-        for count in (1, WIDTH[char]):
+        for count in sorted({1, 2, WIDTH[char]}):
             name = char if count == 1 else f"{char}x{count}"
             names[f"load_{name}"] = _load(intrinsic, types, char, getattr(types, dtype), count)
             names[f"store_{name}"] = _store(intrinsic, types, char, getattr(types, dtype), count)
@@ -129,8 +137,7 @@ def _shared(intrinsic: Any, types: Any) -> dict[str, Any]:
     names = {}
     for count in (1, 2, 4):
         names[f"write{count}"] = _write(intrinsic, types, count)
-        if count > 1:
-            names[f"read{count}"] = _read(intrinsic, types, count)
+        names[f"read{count}"] = _read(intrinsic, types, count)
     return names
 
 
@@ -142,11 +149,13 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 def _read(intrinsic: Any, types: Any, count: int) -> Any:
     @intrinsic
     def read(typing: Any, array: Any, index: Any) -> Any:
-        result = types.UniTuple(array.dtype, count)
+        result = array.dtype if count == 1 else types.UniTuple(array.dtype, count)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kind = ir.VectorType(context.get_value_type(array.dtype), count)
             pointer = _pointer(context, builder, array, *args)
+            if count == 1:
+                return builder.load(pointer)
+            kind = ir.VectorType(context.get_value_type(array.dtype), count)
             value = builder.load(builder.bitcast(pointer, kind.as_pointer(pointer.type.addrspace)))
             value.align = 16
             return _packed(builder, value, context.get_value_type(result))

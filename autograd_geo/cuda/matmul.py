@@ -15,23 +15,23 @@ import numpy as np
 from .. import expr
 from .assemble import Assembled, assemble
 from .fragments import BYTES, FUNCTIONS, WIDTH
-from .matmul_source import (
-    ADD_PARTS,
-    ADDED,
-    ADDEND,
-    ADDERS,
-    BIAS,
-    MATMUL,
-    PRODUCT,
-    Form,
-    Panel,
-    Tile,
-    print_add_parts,
-    print_matmul,
-)
-from .tiles import TILES, Machine, choose, machine
+from .matmul_form import ADDEND, BIAS, PRECISIONS, PRODUCT, Form, Panel, Tile
+from .matmul_source import ADD_PARTS, ADDED, ADDERS, MATMUL, print_add_parts, print_matmul
+from .tiles import TENSOR_TILES, TILES, Machine, choose, machine
 
-__all__ = ["ADDEND", "BIAS", "PRODUCT", "TILES", "Launch", "Plan", "Tile", "plan_matmul", "substitute"]
+__all__ = [
+    "ADDEND",
+    "BIAS",
+    "PRECISIONS",
+    "PRODUCT",
+    "TENSOR_TILES",
+    "TILES",
+    "Launch",
+    "Plan",
+    "Tile",
+    "plan_matmul",
+    "substitute",
+]
 
 _OPERATORS = frozenset(["+", "-", "*", "/", "u-", "**", "<", "<=", ">", ">=", "==", "!=", "&", "|"])
 #: What an epilogue may call.
@@ -84,6 +84,7 @@ def plan_matmul(
     d_strides: tuple[int, int] | None = None,
     c_strides: tuple[int, int] | None = None,
     epilogue: expr.Node = PRODUCT,
+    precision: str = "float32",
     unaligned: Collection[str] = (),
     multiprocessors: int | None = None,
     tile: Tile | None = None,
@@ -95,8 +96,8 @@ def plan_matmul(
     whole batch, and negative ones; transposed operands are not copied. d has unit stride along a row; `d_strides` are
     those of (batch, row), by default of a contiguous d. The epilogue is an expression of the product's element
     `PRODUCT`, of `ADDEND`, the element of a buffer c laid out by `c_strides` (by default as d; it may be d itself), and
-    of `BIAS`, the column's element of a contiguous buffer of n. `unaligned` are the buffers whose address may not be a
-    multiple of 16 bytes.
+    of `BIAS`, the column's element of a contiguous buffer of n. `precision` is how float32 is multiplied
+    (`PRECISIONS`). `unaligned` are the buffers whose address may not be a multiple of 16 bytes.
 
     `tile` and `parts`, of k, are chosen by a model if they are not given, for a device with so many `multiprocessors`.
     Values are summed along k in an order that depends on the arguments alone. Raises ValueError and TypeError for what
@@ -105,6 +106,9 @@ def plan_matmul(
     char = np.dtype(dtype).str[1:]
     if char not in TILES:
         raise TypeError(f"matmul on the GPU: dtype {np.dtype(dtype)}; there are kernels for float32 and float64")
+    if precision not in PRECISIONS or (char != "f4" and precision != "float32"):
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"matmul on the GPU: {np.dtype(dtype)} in precision {precision!r}; float32 has {known}")
     if min(batch, m, n, k) < 0:
         raise ValueError(f"matmul on the GPU: batch {batch}, m {m}, n {n}, k {k}: sizes can't be negative")
     unknown = sorted(_called(epilogue) - _FUNCTIONS)
@@ -116,8 +120,8 @@ def plan_matmul(
         )
     d_strides = d_strides or (m * n, n)
     return _plan(
-        batch, m, n, k, char, a_strides, b_strides, d_strides, c_strides or d_strides, epilogue, frozenset(unaligned),
-        machine(arch, multiprocessors), tile, parts,
+        batch, m, n, k, char, a_strides, b_strides, d_strides, c_strides or d_strides, epilogue, precision,
+        frozenset(unaligned), machine(arch, multiprocessors), tile, parts,
     )  # fmt: skip
 
 
@@ -133,6 +137,7 @@ def _plan(
     d_strides: tuple[int, int],
     c_strides: tuple[int, int],
     epilogue: expr.Node,
+    precision: str,
     unaligned: frozenset[str],
     device: Machine,
     given_tile: Tile | None,
@@ -145,7 +150,7 @@ def _plan(
     a = _panel(a_row, a_k, a_batch, m, k, dtype, "a" not in unaligned)
     b = _panel(b_column, b_k, b_batch, n, k, dtype, "b" not in unaligned)
     wide = min(a.width, b.width) > 1
-    tile, part = choose(batch, m, n, k, dtype, device, wide, given_tile, given_parts)
+    tile, part = choose(batch, m, n, k, dtype, device, precision, wide, given_tile, given_parts)
     parts = max(1, ceil(k / part))
     used = {name: name if name in expr.names_in(epilogue) else 0 for name in ("c", "bias")}
     sizes: dict[str, int] = {"m": m, "n": n}
@@ -164,6 +169,7 @@ def _plan(
         WIDTH[dtype] if vectors else 1,
         bool(m % tile.m or n % tile.n),
         epilogue if parts == 1 else PRODUCT,
+        precision,
     )
     product = {
         **sizes, **used, "a": "a", "b": "b", "d": out, "k": k, "part": part, "a_row": a_row, "a_k": a_k,

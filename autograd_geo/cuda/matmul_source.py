@@ -10,8 +10,6 @@ algebra in CUDA C++", NVIDIA, 2017) and of maxDNN before it (Lavin, arXiv:1501.0
 - Rows of a and columns of b beyond the edge are read as the last one; what they give is not stored.
 - A panel lies in shared memory with k first. Loads along k are stored transposed, in rows padded by a fragment's width,
   so that the stores of a warp meet few bank conflicts.
-- Lanes lie in two interleaved rows, as in CUTLASS's `RowMajorInterleaved<2>`, for fewer passes of a 16-byte load from
-  shared memory.
 - Blocks that run together take tiles that are close in both directions, which keeps their panels in the L2 cache (the
   grouped order of Triton's matrix multiplication tutorial).
 """
@@ -20,13 +18,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from .. import expr
-from .fragments import BYTES, DTYPES, WIDTH
+from .fragments import BYTES, DTYPES
+from .matmul_form import ADDEND, BIAS, PRODUCT, Form, Tile, log2
+from .warp_products import Outer, products
 
-#: What an epilogue is written in: the product's element, what was added to (same shape as d), and one value per column.
-PRODUCT, ADDEND, BIAS = expr.Var("x"), expr.Var("c"), expr.Var("bias")
 #: Rows of tiles that are computed together.
 GROUP = 8
 #: Elements that a block of the kernel that adds parts computes, and threads per element.
@@ -39,75 +36,6 @@ MATMUL = (
 ADD_PARTS = "parts c d bias m n count c_row d_row c_batch d_batch batch first".split()
 
 
-class Tile(NamedTuple):
-    """What a block computes, m by n, and its step along k; what a thread computes; how the threads of a warp lie.
-
-    All are powers of 2; a thread's m and n are multiples of the elements in 16 bytes. `resident` is how many blocks are
-    to fit on one multiprocessor, which bounds the registers of a thread.
-    """
-
-    m: int
-    n: int
-    k: int
-    thread_m: int
-    thread_n: int
-    lanes_m: int = 8
-    lanes_n: int = 4
-    resident: int = 1
-
-    @property
-    def threads(self) -> int:
-        return self.m // self.thread_m * (self.n // self.thread_n)
-
-    def __str__(self) -> str:
-        return f"{self.m}x{self.n}x{self.k}, {self.thread_m}x{self.thread_n} a thread"
-
-
-class Panel(NamedTuple):
-    """How an operand is read: loads of `width` elements, neighbouring threads along k, or along the other axis.
-
-    Along that axis the stride is 1 if it is known to be (`unit`). A width above 1 takes that, and 16-byte boundaries.
-    """
-
-    along_k: bool
-    width: int
-    unit: bool = True
-
-
-class Form(NamedTuple):
-    """One kernel of the family. `store` is the width of stores to d and loads from c; `edges` is whether m or n is
-    ragged."""
-
-    dtype: str
-    tile: Tile
-    a: Panel
-    b: Panel
-    store: int
-    edges: bool
-    epilogue: expr.Node = PRODUCT
-
-    @property
-    def resident(self) -> int:
-        """Blocks for which there are to be registers: fewer where many addresses are to be kept."""
-        return self.tile.resident if min(self.a.width, self.b.width) > 1 else max(1, self.tile.resident // 2)
-
-    @property
-    def shared_bytes(self) -> int:
-        tile = self.tile
-        rows = tile.m + _pad(self.a, self.dtype) + tile.n + _pad(self.b, self.dtype)
-        return 2 * tile.k * rows * BYTES[self.dtype]
-
-
-def _pad(panel: Panel, dtype: str) -> int:
-    return WIDTH[dtype] if panel.along_k else 0
-
-
-def _log2(n: int) -> int:
-    if n & (n - 1) or n < 1:
-        raise ValueError(f"a matmul tile is made of powers of 2, not of {n}")
-    return n.bit_length() - 1
-
-
 class _Read:
     """The lines that bring an operand's panel into registers, and from there into shared memory.
 
@@ -116,9 +44,9 @@ class _Read:
 
     def __init__(self, name: str, form: Form, lines: int, offset: int) -> None:
         self.name, self.form, self.offset = name, form, offset
-        self.panel: Panel = getattr(form, name)
+        self.panel = form.a if name == "a" else form.b
         self.depth, self.lines = form.tile.k, lines
-        self.row = lines + _pad(self.panel, form.dtype)  # in shared memory
+        self.row = lines + form.pad(self.panel)  # in shared memory
         self.extent, self.origin, stride = ("m", "row0", "a_row") if name == "a" else ("n", "column0", "b_column")
         along_k, width, unit = self.panel
         self.k_stride = "1" if along_k and unit else f"{name}_k"
@@ -126,7 +54,7 @@ class _Read:
         per_line = (self.depth if along_k else lines) // width
         count = per_line * (lines if along_k else self.depth)
         threads = form.tile.threads
-        _log2(per_line)
+        log2(per_line)
         #: Of each of a thread's loads, how far it is from the first: along the extent, along k.
         self.loads: list[tuple[int, int]] = []
         for i in range(max(1, count // threads)):
@@ -141,7 +69,7 @@ class _Read:
         along, across = ("k", "line") if self.panel.along_k else ("line", "k")
         # Threads without a load of their own repeat others', and store the same values.
         yield f"t = tid & {min(self.count, self.form.tile.threads) - 1}"
-        yield f"{across}_of_{name} = t >> {_log2(self.per_line)}"
+        yield f"{across}_of_{name} = t >> {log2(self.per_line)}"
         yield f"{along}_of_{name} = (t & {self.per_line - 1}) * {width}"
         yield f"{name}_to = {self.offset} + k_of_{name} * {self.row} + line_of_{name}"
         for j, e in enumerate(self.columns):
@@ -170,14 +98,16 @@ class _Read:
 
     def keep(self, buffer: str) -> Iterator[str]:
         """From registers into a buffer of shared memory."""
-        width = self.panel.width
+        width, how = self.panel.width, "tf32({})" if self.form.precision == "tf32" else "{}"
         for i, (e, k) in enumerate(self.loads):
             at = f"{buffer} + {self.name}_to + {k * self.row + e}"
-            if width == 1 or not self.panel.along_k:
-                yield f"write{width}(shared, {at}, {self.name}_{i})"
+            loaded = f"{self.name}_{i}"
+            values = [how.format(loaded if width == 1 else f"{loaded}[{q}]") for q in range(width)]
+            if self.panel.along_k or width == 1:
+                for q, value in enumerate(values):
+                    yield f"write1(shared, {at} + {q * self.row}, {value})"
             else:
-                for q in range(width):
-                    yield f"write1(shared, {at} + {q * self.row}, {self.name}_{i}[{q}])"
+                yield f"write{width}(shared, {at}, ({', '.join(values)}))"
 
 
 @functools.cache
@@ -193,10 +123,7 @@ def print_matmul(form: Form) -> str:
 
 def _matmul(form: Form) -> Iterator[str]:
     tile, dtype = form.tile, form.dtype
-    width, size = WIDTH[dtype], BYTES[dtype]
-    warps_n = tile.n // (tile.thread_n * tile.lanes_n)
-    if tile.thread_m % width or tile.thread_n % width or not warps_n or tile.m < tile.thread_m * tile.lanes_m:
-        raise ValueError(f"no matmul of {DTYPES[dtype]} with a tile of {tile}, {tile.lanes_m}x{tile.lanes_n} lanes")
+    size, warps = BYTES[dtype], products(form)
     a = _Read("a", form, tile.m, 0)
     b = _Read("b", form, tile.n, tile.k * a.row)
     stage = tile.k * (a.row + b.row)
@@ -213,19 +140,10 @@ def _matmul(form: Form) -> Iterator[str]:
     yield f"d += (batch * d_batch + cuda.blockIdx.y * d_part) * {size}"
     if ADDEND.name in expr.names_in(form.epilogue):
         yield f"c += batch * c_batch * {size}"
-    lanes = tile.lanes_m * tile.lanes_n
-    yield f"warp = tid >> {_log2(lanes)}"
-    # Two rows of lanes are interleaved, so that lanes next to each other share a fragment, of a or of b.
-    yield f"lane_row = (tid & 1) + ((tid & {lanes - 1}) >> {_log2(2 * tile.lanes_n)}) * 2"
-    yield f"lane_column = (tid >> 1) & {tile.lanes_n - 1}"
-    for name, of_warp, each, thread in (
-        ("row", f"(warp >> {_log2(warps_n)})", tile.lanes_m, tile.thread_m),
-        ("column", f"(warp & {warps_n - 1})", tile.lanes_n, tile.thread_n),
-    ):
-        yield f"{name} = int32({of_warp} * {each * thread} + lane_{name} * {width})"
+    yield from warps.start()
     for read in reads:
         yield from read.start()
-    yield f"steps = int32(max(1, (k + {tile.k - 1}) >> {_log2(tile.k)}))"
+    yield f"steps = int32(max(1, (k + {tile.k - 1}) >> {log2(tile.k)}))"
     yield f"rest = k - (steps - 1) * {tile.k}"
     for read in reads:
         yield from read.fetch("rest")
@@ -240,30 +158,20 @@ def _matmul(form: Form) -> Iterator[str]:
     for read in reads:
         for line in (*read.fetch(), *read.advance(str(tile.k))):
             yield "        " + line
-    yield "    from_a = now + row"
-    yield f"    from_b = now + {b.offset} + column"
-    for k in range(tile.k):
-        fragments = [
-            " + ".join(
-                f"read{width}(shared, from_{read.name} + {k * read.row + i * lanes * width})"
-                for i in range(thread // width)
-            )
-            for read, lanes, thread in ((a, tile.lanes_m, tile.thread_m), (b, tile.lanes_n, tile.thread_n))
-        ]
-        yield f"    acc = outer(acc, {', '.join(fragments)})"
+    yield from ("    " + line for line in warps.step(a.row, b.row, b.offset))
     yield f"    now = {stage} - now"
     yield "    if step + 1 < steps:"
     for read in reads:
         for line in read.keep("now"):
             yield "        " + line
     yield "    cuda.syncthreads()"
-    yield from _store(form)
+    yield from _store(form, warps)
 
 
 def _place(tile: Tile) -> Iterator[str]:
     """Which tile of d a block computes."""
-    yield f"tiles_m = (m + {tile.m - 1}) >> {_log2(tile.m)}"
-    yield f"tiles_n = (n + {tile.n - 1}) >> {_log2(tile.n)}"
+    yield f"tiles_m = (m + {tile.m - 1}) >> {log2(tile.m)}"
+    yield f"tiles_n = (n + {tile.n - 1}) >> {log2(tile.n)}"
     yield f"group = cuda.blockIdx.x // ({GROUP} * tiles_n)"
     yield f"inside = cuda.blockIdx.x - group * {GROUP} * tiles_n"
     yield f"rows = min(tiles_m - group * {GROUP}, {GROUP})"
@@ -274,28 +182,26 @@ def _place(tile: Tile) -> Iterator[str]:
 def _zeros(count: int) -> Iterator[str]:
     """Numba rejects tuple displays of more than 30 items."""
     yield "acc1 = (zero,)"
-    for j in range(_log2(count)):
+    for j in range(log2(count)):
         yield f"acc{2 << j} = acc{1 << j} + acc{1 << j}"
     yield f"acc = acc{count}"
 
 
-def _store(form: Form) -> Iterator[str]:
+def _store(form: Form, warps: Outer) -> Iterator[str]:
     """What a thread does with its sums: the epilogue, and the stores."""
-    tile, dtype = form.tile, form.dtype
-    width, size = WIDTH[dtype], BYTES[dtype]
+    dtype, size, columns = form.dtype, BYTES[form.dtype], warps.columns
     used = expr.names_in(form.epilogue)
     constants, lines = formula(form.epilogue, dtype)
     yield from constants
-    columns = [j * tile.lanes_n * width + q for j in range(tile.thread_n // width) for q in range(width)]
     yield "row0 += row"
     yield "column0 += column"
     if BIAS.name in used:
         for j, column in enumerate(columns):
             at = f"min(column0 + {column}, n - 1)" if form.edges else f"(column0 + {column})"
             yield f"bias{j} = load_{dtype}(bias + {at} * {size})"
-    suffix = "" if form.store == 1 else f"x{form.store}"
-    for i in range(tile.thread_m):
-        row = i // width * tile.lanes_m * width + i % width
+    store = min(form.store, warps.together)
+    suffix = "" if store == 1 else f"x{store}"
+    for i, row in enumerate(warps.rows):
         indent = "    " if form.edges else ""
         yield f"row = row0 + {row}"
         if form.edges:
@@ -303,19 +209,19 @@ def _store(form: Form) -> Iterator[str]:
         yield f"{indent}to = d + (row * d_row + column0) * {size}"
         if ADDEND.name in used:
             yield f"{indent}addend = c + (row * c_row + column0) * {size}"
-        for j in range(0, len(columns), form.store):
+        for j in range(0, len(columns), store):
             body = []
             if ADDEND.name in used:
                 body.append(f"addends = load_{dtype}{suffix}(addend + {columns[j] * size})")
-            for q in range(form.store):
+            for q in range(store):
                 values = {
-                    PRODUCT.name: f"acc[{i * tile.thread_n + j + q}]",
-                    ADDEND.name: "addends" if form.store == 1 else f"addends[{q}]",
+                    PRODUCT.name: f"acc[{warps.place(i, j + q)}]",
+                    ADDEND.name: "addends" if store == 1 else f"addends[{q}]",
                     BIAS.name: f"bias{j + q}",
                 }
                 body += [f"element_{name} = {values[name]}" for name in sorted(used)]
                 body += [*lines[:-1], f"y{q} = {lines[-1]}"]
-            result = "y0" if form.store == 1 else f"({', '.join(f'y{q}' for q in range(form.store))})"
+            result = "y0" if store == 1 else f"({', '.join(f'y{q}' for q in range(store))})"
             body.append(f"store_{dtype}{suffix}(to + {columns[j] * size}, {result})")
             inner = indent
             if form.edges:
@@ -367,7 +273,7 @@ def print_add_parts(dtype: str, epilogue: expr.Node) -> str:
         *constants,
         f"shared = cuda.shared.array({ADDED * ADDERS}, {DTYPES[dtype]})",
         f"lane = cuda.threadIdx.x & {ADDED - 1}",
-        f"adder = cuda.threadIdx.x >> {_log2(ADDED)}",
+        f"adder = cuda.threadIdx.x >> {log2(ADDED)}",
         f"i = cuda.blockIdx.x * {ADDED} + lane",
         "z = first + cuda.blockIdx.z",
         f"element_x = {DTYPES[dtype]}(0)",

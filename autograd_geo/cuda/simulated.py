@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import expr
+from . import simulated_tensor_cores
 from .fragments import DTYPES, WIDTH
 
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double}
@@ -58,6 +59,10 @@ def _span(array: Any, index: int, count: int) -> slice:
     return slice(index, index + count)
 
 
+def read1(array: Any, index: int) -> Any:
+    return array[index]
+
+
 def read2(array: Any, index: int) -> Any:
     return tuple(array[_span(array, index, 2)])
 
@@ -90,8 +95,8 @@ def names() -> dict[str, Any]:
         f"{verb}_{char}{'' if count == 1 else f'x{count}'}": make(char, count)
         for verb, make in (("load", _loader), ("store", _storer))
         for char, width in WIDTH.items()
-        for count in (1, width)
+        for count in {1, 2, width}
     }
-    shared = {name: globals()[name] for name in ("read2", "read4", "write1", "write2", "write4")}
+    shared = {name: globals()[name] for name in ("read1", "read2", "read4", "write1", "write2", "write4")}
     scalars = {name: Scalar(name) for name in DTYPES.values()}
-    return {**expr.NUMPY, **memory, **shared, **scalars, "int32": int, "outer": outer}
+    return {**expr.NUMPY, **memory, **shared, **scalars, "int32": int, "outer": outer, **simulated_tensor_cores.names()}

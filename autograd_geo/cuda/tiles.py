@@ -9,7 +9,8 @@ from math import ceil
 from typing import NamedTuple
 
 from .fragments import BYTES, WIDTH
-from .matmul_source import ADDERS, Tile
+from .matmul_form import Tile
+from .matmul_source import ADDERS
 
 #: The kernels there are. Large tiles read least, small ones keep all multiprocessors at work, thin ones waste little on
 #: thin matrices.
@@ -35,6 +36,25 @@ TILES: dict[str, tuple[Tile, ...]] = {
         Tile(8, 128, 8, 4, 4, 2, 16, resident=6),
     ),
 }
+#: Those for tensor cores: a warp's tile is 64 by 64, 64 by 32, 32 by 32.
+TENSOR_TILES: dict[str, tuple[Tile, ...]] = {
+    "tf32": (
+        Tile(128, 256, 16, 8, 16),
+        Tile(128, 128, 16, 8, 8, resident=2),
+        Tile(64, 64, 16, 4, 8, resident=4),
+    ),
+    "tf32x3": (
+        Tile(128, 128, 16, 8, 8),
+        Tile(64, 64, 16, 4, 8, resident=3),
+    ),
+    "bf16": (
+        Tile(128, 256, 32, 8, 16),
+        Tile(128, 128, 32, 8, 8),
+        Tile(64, 64, 32, 4, 8, resident=3),
+    ),
+}
+#: How much faster than float32 their products are about, at most.
+_GAIN = {"float32": 1.0, "tf32x3": 1.5, "tf32": 4.0, "bf16": 8.0}
 
 
 class Machine(NamedTuple):
@@ -74,6 +94,7 @@ def choose(
     k: int,
     dtype: str,
     device: Machine,
+    precision: str = "float32",
     wide: bool = True,
     tile: Tile | None = None,
     parts: int | None = None,
@@ -84,20 +105,40 @@ def choose(
     """
 
     def candidates() -> Iterator[tuple[float, int, Tile, int]]:
-        for order, each in enumerate([tile] if tile else TILES[dtype]):
-            if not (wide or tile or each.thread_m * each.thread_n * BYTES[dtype] <= 256):
+        for order, each in enumerate([tile] if tile else tiles(dtype, precision)):
+            if not (wide or tile or precision != "float32" or each.thread_m * each.thread_n * BYTES[dtype] <= 256):
                 continue
             steps = max(1, ceil(k / each.k))
             for count in [parts] if parts else [1 << j for j in range(_MOST_PARTS.bit_length())]:
                 per_part = ceil(steps / count)
                 if parts or count == ceil(steps / per_part):
-                    yield cycles(batch, m, n, per_part, count, dtype, each, device), order, each, per_part * each.k
+                    yield (
+                        cycles(batch, m, n, per_part, count, dtype, each, device, precision),
+                        order,
+                        each,
+                        per_part * each.k,
+                    )
 
     _, _, best, part = min(candidates())
     return best, part
 
 
-def cycles(batch: int, m: int, n: int, steps: int, parts: int, dtype: str, tile: Tile, device: Machine) -> float:
+def tiles(dtype: str, precision: str) -> tuple[Tile, ...]:
+    """Those to choose from."""
+    return TILES[dtype] if precision == "float32" else TENSOR_TILES[precision]
+
+
+def cycles(
+    batch: int,
+    m: int,
+    n: int,
+    steps: int,
+    parts: int,
+    dtype: str,
+    tile: Tile,
+    device: Machine,
+    precision: str = "float32",
+) -> float:
     """About how long a product takes, in cycles, for `steps` along each part of k.
 
     A multiprocessor computes at its full rate with 8 warps or more; a step takes no less than a load from global
@@ -109,7 +150,7 @@ def cycles(batch: int, m: int, n: int, steps: int, parts: int, dtype: str, tile:
     active = min(most, tile.resident)
     products, loads = tile.thread_m * tile.thread_n, (tile.thread_m + tile.thread_n) / WIDTH[dtype]
     share = products / (products + 5 * loads + 4)  # a 16-byte load from shared memory takes as long as four products
-    rate = device.rate * 4 / BYTES[dtype] * share * min(1.0, active * ceil(tile.threads / 32) / 8)
+    rate = device.rate * _GAIN[precision] * 4 / BYTES[dtype] * share * min(1.0, active * ceil(tile.threads / 32) / 8)
     rounds = ceil(most / active)
     total = max(most * steps * tile.m * tile.n * tile.k / rate, rounds * steps * device.latency) + rounds * _START
     if parts > 1:

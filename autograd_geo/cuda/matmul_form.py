@@ -1,0 +1,97 @@
+"""What tells the kernels of the matmul family apart: tile, layouts, precision, epilogue."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .. import expr
+from .fragments import BYTES, WIDTH
+
+#: What an epilogue is written in: the product's element, what was added to (same shape as d), and one value per column.
+PRODUCT, ADDEND, BIAS = expr.Var("x"), expr.Var("c"), expr.Var("bias")
+#: How float32 is multiplied, and the products along k of one instruction. On tensor cores, operands are rounded to the
+#: 10 bits of TF32 or the 7 of bfloat16, and sums are float32; `tf32x3` adds the products with what that rounding left.
+PRECISIONS = {"float32": 1, "tf32x3": 8, "tf32": 8, "bf16": 16}
+
+
+class Tile(NamedTuple):
+    """What a block computes, m by n, and its step along k; what a thread computes; how the threads of a warp lie.
+
+    All are powers of 2; a thread's m and n are multiples of the elements in 16 bytes. `resident` is how many blocks are
+    to fit on one multiprocessor, which bounds the registers of a thread.
+    """
+
+    m: int
+    n: int
+    k: int
+    thread_m: int
+    thread_n: int
+    lanes_m: int = 8
+    lanes_n: int = 4
+    resident: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.m // self.thread_m * (self.n // self.thread_n)
+
+    @property
+    def warp_m(self) -> int:
+        return self.thread_m * self.lanes_m
+
+    @property
+    def warp_n(self) -> int:
+        return self.thread_n * self.lanes_n
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.n}x{self.k}, {self.thread_m}x{self.thread_n} a thread"
+
+
+class Panel(NamedTuple):
+    """How an operand is read: loads of `width` elements, neighbouring threads along k, or along the other axis.
+
+    Along that axis the stride is 1 if it is known to be (`unit`). A width above 1 takes that, and 16-byte boundaries.
+    """
+
+    along_k: bool
+    width: int
+    unit: bool = True
+
+
+class Form(NamedTuple):
+    """One kernel of the family. `store` is the width of stores to d and loads from c; `edges` is whether m or n is
+    ragged."""
+
+    dtype: str
+    tile: Tile
+    a: Panel
+    b: Panel
+    store: int
+    edges: bool
+    epilogue: expr.Node = PRODUCT
+    precision: str = "float32"
+
+    @property
+    def resident(self) -> int:
+        """Blocks for which there are to be registers: fewer where many addresses are to be kept."""
+        return self.tile.resident if min(self.a.width, self.b.width) > 1 else max(1, self.tile.resident // 2)
+
+    @property
+    def shared_bytes(self) -> int:
+        tile = self.tile
+        rows = tile.m + self.pad(self.a) + tile.n + self.pad(self.b)
+        return 2 * tile.k * rows * BYTES[self.dtype]
+
+    def pad(self, panel: Panel) -> int:
+        """Elements between the rows of a panel in shared memory, so that the lanes of a warp meet in few banks.
+
+        They meet when panels are stored transposed, and when tensor cores read a row per lane.
+        """
+        if self.precision == "float32":
+            return WIDTH[self.dtype] if panel.along_k else 0
+        return 4 if self.precision == "bf16" else 8
+
+
+def log2(n: int) -> int:
+    if n & (n - 1) or n < 1:
+        raise ValueError(f"a matmul tile is made of powers of 2, not of {n}")
+    return n.bit_length() - 1

@@ -1,0 +1,71 @@
+"""The names of `tensor_cores.py` for the simulator: the lanes of a warp are threads of Python that meet at a barrier.
+
+What lane holds which element is written here from the PTX ISA's tables, independently of the kernels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+#: What each thread of the block that is being simulated has brought.
+_brought: dict[int, tuple[Any, Any]] = {}
+
+
+def rounded(x: Any, bits: int) -> Any:
+    """Float32 rounded to so many bits after the leading one."""
+    drop = 23 - bits
+    whole = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    kept = ((whole + (1 << drop - 1)) >> drop << drop).astype(np.uint32).view(np.float32)
+    return np.where(np.isfinite(x), kept, x).astype(np.float32)
+
+
+def tf32(x: Any) -> Any:
+    return np.float32(rounded(x, 10))
+
+
+def _products(a: Any, b: Any, precision: str) -> Any:
+    if precision == "bf16":
+        return rounded(a, 7) @ rounded(b, 7)
+    large_a, large_b = rounded(a, 10), rounded(b, 10)
+    if precision == "tf32":
+        return large_a @ large_b
+    return rounded(a - large_a, 10) @ large_b + large_a @ rounded(b - large_b, 10) + large_a @ large_b
+
+
+def _multiplier(precision: str) -> Callable[[Any, Any, Any], Any]:
+    pair = 2 if precision == "bf16" else 1  # elements along k in a register
+    k = np.arange(8 * pair)
+
+    def mma(acc: Any, a: Any, b: Any) -> Any:
+        thread: Any = threading.current_thread()
+        number = thread.threadIdx.x
+        _brought[number] = a, b
+        thread.syncthreads()
+        lanes = [_brought[number // 32 * 32 + lane] for lane in range(32)]
+        of_a, of_b = (np.array([x[which] for x in lanes], np.float32) for which in (0, 1))
+        rows, columns = np.arange(16)[:, None], np.arange(8)
+        lane_k, register_k, element = k % (4 * pair) // pair, k // (4 * pair), k % pair
+        out = list(acc)
+        group, place = divmod(number % 32, 4)
+        count = len(b) // (2 * pair)
+        for i in range(len(a) // (4 * pair)):
+            register = i * 4 + rows // 8 + 2 * register_k
+            left = of_a[rows % 8 * 4 + lane_k, register * pair + element]
+            for j in range(count):
+                register = j * 2 + register_k[:, None]
+                right = of_b[columns * 4 + lane_k[:, None], register * pair + element[:, None]]
+                product = _products(left, right, precision)
+                for q in range(4):
+                    out[(i * count + j) * 4 + q] += product[group + q // 2 * 8, place * 2 + q % 2]
+        thread.syncthreads()
+        return tuple(out)
+
+    return mma
+
+
+def names() -> dict[str, Any]:
+    return {"tf32": tf32, **{f"mma_{precision}": _multiplier(precision) for precision in ("tf32", "tf32x3", "bf16")}}
