@@ -18,7 +18,17 @@ from autograd_geo.compiler import kernels
 from autograd_geo.cuda import assemble as module
 from autograd_geo.cuda.assemble import Assembled, assemble
 from autograd_geo.cuda.fragments import BYTES, DTYPES, WIDTH
-from autograd_geo.cuda.matmul import BIAS, PRODUCT, TILES, Launch, Tile, plan_matmul, substitute
+from autograd_geo.cuda.matmul import (
+    BIAS,
+    PRECISIONS,
+    PRODUCT,
+    TENSOR_TILES,
+    TILES,
+    Launch,
+    Tile,
+    plan_matmul,
+    substitute,
+)
 from autograd_geo.op import registry
 
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -68,6 +78,19 @@ def test_tiles_of_unaligned_matrices(dtype: str, tile: Tile) -> None:
     else:
         (launch,) = launches(dtype, tile, "sm_90a", "odd", ragged=1, parts=1)
     assembled(launch, "sm_90a")
+
+
+@pytest.mark.parametrize("precision", TENSOR_TILES)
+def test_tensor_cores(precision: str) -> None:
+    """All products of a warp are its tensor core's; nothing is spilled."""
+    depth, each = PRECISIONS[precision], 3 if precision == "tf32x3" else 1
+    name = "HMMA.16816.F32.BF16" if precision == "bf16" else "HMMA.1688.F32.TF32"
+    for tile in TENSOR_TILES[precision]:
+        for arch in ARCHITECTURES if tile == TENSOR_TILES[precision][0] else ["sm_90a"]:
+            (launch,) = launches("f4", tile, arch, "rows", precision=precision, parts=1)
+            loop = sass.main_loop(assembled(launch, arch).sass, name)
+            assert loop[name] == tile.warp_m // 16 * (tile.warp_n // 8) * (tile.k // depth) * each
+            assert loop["FFMA"] == 0 and loop["LDG.E.128"] and launch.shared <= 163 * 1024  # of sm_80, for a block
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -23,6 +23,11 @@ def rounded(x: Any, bits: int) -> Any:
     return np.where(np.isfinite(x), kept, x).astype(np.float32)
 
 
+def _cut(x: Any) -> Any:
+    """The 10 bits of TF32 of float32, without the others."""
+    return (np.asarray(x, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
 def tf32(x: Any) -> Any:
     return np.float32(rounded(x, 10))
 
@@ -33,7 +38,7 @@ def _products(a: Any, b: Any, precision: str) -> Any:
     large_a, large_b = rounded(a, 10), rounded(b, 10)
     if precision == "tf32":
         return large_a @ large_b
-    return rounded(a - large_a, 10) @ large_b + large_a @ rounded(b - large_b, 10) + large_a @ large_b
+    return _cut(a - large_a) @ large_b + large_a @ _cut(b - large_b) + large_a @ large_b
 
 
 def _multiplier(precision: str) -> Callable[[Any, Any, Any], Any]:

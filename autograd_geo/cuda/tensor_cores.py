@@ -32,14 +32,14 @@ def _multiply(builder: Any, name: str, a: Any, b: Any, c: Any) -> list[Any]:
 
 
 def _registers(builder: Any, precision: str, values: list[Any]) -> list[list[Any]]:
-    """Operands as registers: of float32 in TF32 also, second, what rounding has left."""
+    """Operands as registers: of float32 in TF32 also, second, what rounding has left, cut off."""
     if precision == "bf16":
         return [[_pack(builder, *values[i : i + 2]) for i in range(0, len(values), 2)]]
     if precision == "tf32":  # rounded before
         return [[builder.bitcast(x, _I4) for x in values]]
     large = [_round(builder, x) for x in values]
-    pairs = zip(values, large, strict=True)
-    return [large, [_round(builder, builder.fsub(x, builder.bitcast(r, _F4))) for x, r in pairs]]
+    left = [builder.fsub(x, builder.bitcast(r, _F4)) for x, r in zip(values, large, strict=True)]
+    return [large, [builder.and_(builder.bitcast(x, _I4), _I4(0xFFFFE000)) for x in left]]  # cheaper than to round
 
 
 def intrinsics(intrinsic: Any, types: Any) -> dict[str, Any]:

@@ -44,6 +44,7 @@ TENSOR_TILES: dict[str, tuple[Tile, ...]] = {
         Tile(64, 64, 16, 4, 8, resident=4),
     ),
     "tf32x3": (
+        Tile(128, 256, 16, 8, 16),
         Tile(128, 128, 16, 8, 8),
         Tile(64, 64, 16, 4, 8, resident=3),
     ),
