@@ -79,7 +79,12 @@ class Form(NamedTuple):
     def shared_bytes(self) -> int:
         tile = self.tile
         rows = tile.m + self.pad(self.a) + tile.n + self.pad(self.b)
-        return 2 * tile.k * rows * BYTES[self.dtype]
+        return 2 * tile.k // self.pair * rows * BYTES[self.dtype]
+
+    @property
+    def pair(self) -> int:
+        """Elements along k in one word of shared memory."""
+        return 2 if self.precision == "bf16" else 1
 
     def pad(self, panel: Panel) -> int:
         """Elements between the rows of a panel in shared memory, so that the lanes of a warp meet in few banks.
@@ -88,7 +93,7 @@ class Form(NamedTuple):
         """
         if self.precision == "float32":
             return WIDTH[self.dtype] if panel.along_k else 0
-        return 4 if self.precision == "bf16" else 8
+        return 8
 
 
 def log2(n: int) -> int:

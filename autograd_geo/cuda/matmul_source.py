@@ -45,33 +45,38 @@ class _Read:
     def __init__(self, name: str, form: Form, lines: int, offset: int) -> None:
         self.name, self.form, self.offset = name, form, offset
         self.panel = form.a if name == "a" else form.b
-        self.depth, self.lines = form.tile.k, lines
         self.row = lines + form.pad(self.panel)  # in shared memory
         self.extent, self.origin, stride = ("m", "row0", "a_row") if name == "a" else ("n", "column0", "b_column")
         along_k, width, unit = self.panel
         self.k_stride = "1" if along_k and unit else f"{name}_k"
         self.stride = "1" if not along_k and unit else stride
-        per_line = (self.depth if along_k else lines) // width
-        count = per_line * (lines if along_k else self.depth)
-        threads = form.tile.threads
-        log2(per_line)
+        depth, threads, pair = form.tile.k, form.tile.threads, form.pair
+        # What a thread loads together: along k a load, or a pair; else a load of each of a pair of lines.
+        self.per_line = depth // max(width, pair) if along_k else lines // width
+        self.count = self.per_line * (lines if along_k else depth // pair)
         #: Of each of a thread's loads, how far it is from the first: along the extent, along k.
         self.loads: list[tuple[int, int]] = []
-        for i in range(max(1, count // threads)):
-            line, place = divmod(i * threads, per_line)
-            self.loads.append((line, place * width) if along_k else (place * width, line))
-        self.per_line, self.count = per_line, count
+        for i in range(max(1, self.count // threads)):
+            line, place = divmod(i * threads, self.per_line)
+            if along_k:
+                self.loads += [(line, place * max(width, pair) + p) for p in range(0, max(width, pair), width)]
+            else:
+                self.loads += [(place * width, line * pair + p) for p in range(pair)]
         self.columns = sorted({e for e, _ in self.loads})
 
     def start(self) -> Iterator[str]:
         """Where a thread's loads begin, in the panel, in global and in shared memory."""
-        name, size, width = self.name, BYTES[self.form.dtype], self.panel.width
-        along, across = ("k", "line") if self.panel.along_k else ("line", "k")
+        name, size, width, pair = self.name, BYTES[self.form.dtype], self.panel.width, self.form.pair
         # Threads without a load of their own repeat others', and store the same values.
         yield f"t = tid & {min(self.count, self.form.tile.threads) - 1}"
-        yield f"{across}_of_{name} = t >> {log2(self.per_line)}"
-        yield f"{along}_of_{name} = (t & {self.per_line - 1}) * {width}"
-        yield f"{name}_to = {self.offset} + k_of_{name} * {self.row} + line_of_{name}"
+        across, along = f"t >> {log2(self.per_line)}", f"t & {self.per_line - 1}"
+        if self.panel.along_k:
+            yield f"line_of_{name} = {across}"
+            yield f"k_of_{name} = ({along}) * {max(width, pair)}"
+        else:
+            yield f"line_of_{name} = ({along}) * {width}"
+            yield f"k_of_{name} = ({across}) * {pair}"
+        yield f"{name}_to = {self.offset} + (k_of_{name} >> {pair - 1}) * {self.row} + line_of_{name}"
         for j, e in enumerate(self.columns):
             at = f"{self.origin} + line_of_{name} + {e}"
             if self.form.edges:
@@ -98,16 +103,22 @@ class _Read:
 
     def keep(self, buffer: str) -> Iterator[str]:
         """From registers into a buffer of shared memory."""
-        width, how = self.panel.width, "tf32({})" if self.form.precision == "tf32" else "{}"
+        along_k, width, _ = self.panel
+        values: dict[tuple[int, int], str] = {}
         for i, (e, k) in enumerate(self.loads):
-            at = f"{buffer} + {self.name}_to + {k * self.row + e}"
-            loaded = f"{self.name}_{i}"
-            values = [how.format(loaded if width == 1 else f"{loaded}[{q}]") for q in range(width)]
-            if self.panel.along_k or width == 1:
-                for q, value in enumerate(values):
-                    yield f"write1(shared, {at} + {q * self.row}, {value})"
-            else:
-                yield f"write{width}(shared, {at}, ({', '.join(values)}))"
+            for q in range(width):
+                place = (e, k + q) if along_k else (e + q, k)
+                values[place] = f"{self.name}_{i}" + (f"[{q}]" if width > 1 else "")
+        if self.form.precision == "tf32":
+            values = {place: f"tf32({value})" for place, value in values.items()}
+        if self.form.pair == 2:
+            values = {(e, k // 2): f"pack({x}, {values[e, k + 1]})" for (e, k), x in values.items() if k % 2 == 0}
+        together = 1 if along_k else width
+        for e, k in values:
+            if e % together == 0:
+                words = [values[e + q, k] for q in range(together)]
+                word = words[0] if together == 1 else f"({', '.join(words)})"
+                yield f"write{together}(shared, {buffer} + {self.name}_to + {k * self.row + e}, {word})"
 
 
 @functools.cache
@@ -125,8 +136,8 @@ def _matmul(form: Form) -> Iterator[str]:
     tile, dtype = form.tile, form.dtype
     size, warps = BYTES[dtype], products(form)
     a = _Read("a", form, tile.m, 0)
-    b = _Read("b", form, tile.n, tile.k * a.row)
-    stage = tile.k * (a.row + b.row)
+    b = _Read("b", form, tile.n, tile.k // form.pair * a.row)
+    stage = tile.k // form.pair * (a.row + b.row)
     reads = (a, b)
     yield f"shared = cuda.shared.array(0, {DTYPES[dtype]})"
     yield f"zero = {DTYPES[dtype]}(0)"

@@ -32,9 +32,21 @@ def tf32(x: Any) -> Any:
     return np.float32(rounded(x, 10))
 
 
+def pack(low: Any, high: Any) -> Any:
+    """Two bfloat16 in a word."""
+    first, second = (int(rounded(x, 7).view(np.uint32)) >> 16 for x in (low, high))
+    return np.uint32(second << 16 | first).view(np.float32)
+
+
+def _unpack(words: Any) -> Any:
+    """The elements, twice as many along the last axis."""
+    halves = words.view(np.uint32)
+    return np.stack([halves << 16, halves & 0xFFFF0000], -1).view(np.float32).reshape(*words.shape[:-1], -1)
+
+
 def _products(a: Any, b: Any, precision: str) -> Any:
     if precision == "bf16":
-        return rounded(a, 7) @ rounded(b, 7)
+        return _unpack(a) @ _unpack(np.ascontiguousarray(b.T)).T
     large_a, large_b = rounded(a, 10), rounded(b, 10)
     if precision == "tf32":
         return large_a @ large_b
@@ -42,8 +54,7 @@ def _products(a: Any, b: Any, precision: str) -> Any:
 
 
 def _multiplier(precision: str) -> Callable[[Any, Any, Any], Any]:
-    pair = 2 if precision == "bf16" else 1  # elements along k in a register
-    k = np.arange(8 * pair)
+    k = np.arange(8)
 
     def mma(acc: Any, a: Any, b: Any) -> Any:
         thread: Any = threading.current_thread()
@@ -53,16 +64,14 @@ def _multiplier(precision: str) -> Callable[[Any, Any, Any], Any]:
         lanes = [_brought[number // 32 * 32 + lane] for lane in range(32)]
         of_a, of_b = (np.array([x[which] for x in lanes], np.float32) for which in (0, 1))
         rows, columns = np.arange(16)[:, None], np.arange(8)
-        lane_k, register_k, element = k % (4 * pair) // pair, k // (4 * pair), k % pair
+        lane_k, register_k = k % 4, k // 4
         out = list(acc)
         group, place = divmod(number % 32, 4)
-        count = len(b) // (2 * pair)
-        for i in range(len(a) // (4 * pair)):
-            register = i * 4 + rows // 8 + 2 * register_k
-            left = of_a[rows % 8 * 4 + lane_k, register * pair + element]
+        count = len(b) // 2
+        for i in range(len(a) // 4):
+            left = of_a[rows % 8 * 4 + lane_k, i * 4 + rows // 8 + 2 * register_k]
             for j in range(count):
-                register = j * 2 + register_k[:, None]
-                right = of_b[columns * 4 + lane_k[:, None], register * pair + element[:, None]]
+                right = of_b[columns * 4 + lane_k[:, None], j * 2 + register_k[:, None]]
                 product = _products(left, right, precision)
                 for q in range(4):
                     out[(i * count + j) * 4 + q] += product[group + q // 2 * 8, place * 2 + q % 2]
@@ -73,4 +82,8 @@ def _multiplier(precision: str) -> Callable[[Any, Any, Any], Any]:
 
 
 def names() -> dict[str, Any]:
-    return {"tf32": tf32, **{f"mma_{precision}": _multiplier(precision) for precision in ("tf32", "tf32x3", "bf16")}}
+    return {
+        "tf32": tf32,
+        "pack": pack,
+        **{f"mma_{precision}": _multiplier(precision) for precision in ("tf32", "tf32x3", "bf16")},
+    }

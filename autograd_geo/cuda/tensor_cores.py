@@ -1,7 +1,8 @@
-"""The intrinsics of tensor cores: `mma_tf32`, `mma_tf32x3`, `mma_bf16` add a warp's product to its sums, `tf32` rounds.
+"""The intrinsics of tensor cores: `mma_tf32`, `mma_tf32x3`, `mma_bf16` add a warp's product to its sums.
 
-Their arguments are tuples of float32, what a lane holds: of sums 4 elements for each 16 rows by 8 columns, of a 4 for
-each 16 rows (8 for bfloat16), of b 2 for each 8 columns (4). They are inline PTX: `warp_products.py` has the sources.
+Their arguments are tuples of float32, what a lane holds: of sums 4 words for each 16 rows by 8 columns, of a 4 for each
+16 rows, of b 2 for each 8 columns. `tf32` rounds to a word of TF32; `pack` makes a word of two bfloat16. They are
+inline PTX: `warp_products.py` has the sources.
 """
 
 from __future__ import annotations
@@ -18,12 +19,6 @@ def _round(builder: Any, x: Any) -> Any:
     return builder.asm(ir.FunctionType(_I4, [_F4]), "cvt.rna.tf32.f32 $0, $1;", "=r,f", [x], False)
 
 
-def _pack(builder: Any, low: Any, high: Any) -> Any:
-    """Two float32 as bfloat16 in one register."""
-    kind = ir.FunctionType(_I4, [_F4, _F4])
-    return builder.asm(kind, "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [low, high], False)
-
-
 def _multiply(builder: Any, name: str, a: Any, b: Any, c: Any) -> list[Any]:
     kind = ir.FunctionType(ir.LiteralStructType([_F4] * 4), [_I4] * 6 + [_F4] * 4)
     text = f"mma.sync.aligned.{name} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
@@ -33,9 +28,7 @@ def _multiply(builder: Any, name: str, a: Any, b: Any, c: Any) -> list[Any]:
 
 def _registers(builder: Any, precision: str, values: list[Any]) -> list[list[Any]]:
     """Operands as registers: of float32 in TF32 also, second, what rounding has left, cut off."""
-    if precision == "bf16":
-        return [[_pack(builder, *values[i : i + 2]) for i in range(0, len(values), 2)]]
-    if precision == "tf32":  # rounded before
+    if precision != "tf32x3":  # rounded before
         return [[builder.bitcast(x, _I4) for x in values]]
     large = [_round(builder, x) for x in values]
     left = [builder.fsub(x, builder.bitcast(r, _F4)) for x, r in zip(values, large, strict=True)]
@@ -81,4 +74,17 @@ def intrinsics(intrinsic: Any, types: Any) -> dict[str, Any]:
 
         return types.float32(types.float32), generate
 
-    return {"tf32": tf32, **{f"mma_{precision}": make(precision) for precision in ("tf32", "tf32x3", "bf16")}}
+    @intrinsic
+    def pack(typing: Any, low: Any, high: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(_I4, [_F4, _F4])
+            word = builder.asm(kind, "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", args, False)
+            return builder.bitcast(word, _F4)
+
+        return types.float32(types.float32, types.float32), generate
+
+    return {
+        "tf32": tf32,
+        "pack": pack,
+        **{f"mma_{precision}": make(precision) for precision in ("tf32", "tf32x3", "bf16")},
+    }

@@ -92,19 +92,11 @@ class TensorCores(Outer):
         yield "column = int32(warp_column + (tid & 3) * 2)"
 
     def step(self, a_row: int, b_row: int, b_offset: int) -> Iterator[str]:
-        depth = PRECISIONS[self.form.precision]
-        pair = 2 if depth == 16 else 1  # elements along k in one register
-        yield f"from_a = now + (tid & 3) * {pair * a_row} + row"
-        yield f"from_b = now + (tid & 3) * {pair * b_row} + {b_offset} + warp_column + group"
-        for k in range(0, self.tile.k, depth):
-            a = [(h * depth // 2 + p) * a_row + i + half for i in range(0, self.tile.warp_m, 16) for h in (0, 1)
-                 for half in (0, 8) for p in range(pair)]  # fmt: skip
-            b = [
-                (h * depth // 2 + p) * b_row + j
-                for j in range(0, self.tile.warp_n, 8)
-                for h in (0, 1)
-                for p in range(pair)
-            ]
+        yield f"from_a = now + (tid & 3) * {a_row} + row"
+        yield f"from_b = now + (tid & 3) * {b_row} + {b_offset} + warp_column + group"
+        a = [h * a_row + i + half for i in range(0, self.tile.warp_m, 16) for h in (0, 4) for half in (0, 8)]
+        b = [h * b_row + j for j in range(0, self.tile.warp_n, 8) for h in (0, 4)]
+        for k in range(0, self.tile.k // self.form.pair, 8):
             for name, places, row in (("a", a, a_row), ("b", b, b_row)):
                 loads = [f"read1(shared, from_{name} + {k * row + place})" for place in places]
                 parts = [f"({', '.join(loads[i : i + 8])},)" for i in range(0, len(loads), 8)]
