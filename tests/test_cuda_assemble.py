@@ -17,7 +17,7 @@ from autograd_geo import expr
 from autograd_geo.compiler import kernels
 from autograd_geo.cuda import assemble as module
 from autograd_geo.cuda.assemble import Assembled, assemble
-from autograd_geo.cuda.fragments import BYTES, DTYPES, WIDTH
+from autograd_geo.cuda.fragments import BYTES, DTYPES, FUNCTIONS, WIDTH
 from autograd_geo.cuda.matmul import (
     BIAS,
     PRECISIONS,
@@ -107,6 +107,16 @@ def test_epilogues_and_parts(dtype: str, arch: str) -> None:
             found = assembled(launch, arch)
             doubles = [x.name for x in sass.instructions(found.sass) if x.name.startswith(("DADD", "DMUL", "DFMA"))]
             assert bool(doubles) == (dtype == "f8"), "float32 is computed in float64, or the reverse"
+
+
+def test_every_function_is_computed_in_float32() -> None:
+    calls = [f"{f}({'x, x' if f in ('hypot', 'atan2', 'power', 'maximum', 'minimum') else 'x'})" for f in
+             [*FUNCTIONS, "maximum", "minimum"]]  # fmt: skip
+    lines = [f"    store_f4(d + {4 * i}, {call})" for i, call in enumerate(calls)]
+    source = "\n".join(["def functions(a, d):", "    x = load_f4(a)", *lines]) + "\n"
+    found = assemble(source, ("int64",) * 2, arch="sm_90a", launch_bounds=32)
+    doubles = [x.name for x in sass.instructions(found.sass) if x.name.startswith(("DADD", "DFMA", "F2F.F64"))]
+    assert not doubles  # a DMUL is in the sine of large numbers
 
 
 KERNEL = """

@@ -158,7 +158,7 @@ def test_pairs_of_layouts(dtype: str, a: str, b: str, monkeypatch: pytest.Monkey
     check(monkeypatch, dtype, 1, 9, 7, 11, (a, b))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_product(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = data.draw

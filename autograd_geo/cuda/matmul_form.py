@@ -58,8 +58,10 @@ class Panel(NamedTuple):
 
 
 class Form(NamedTuple):
-    """One kernel of the family. `store` is the width of stores to d and loads from c; `edges` is whether m or n is
-    ragged."""
+    """One kernel of the family.
+
+    `store` is the width of stores to d and loads from c; `edges` is whether m or n is no multiple of the tile's.
+    """
 
     dtype: str
     tile: Tile

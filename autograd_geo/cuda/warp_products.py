@@ -9,8 +9,7 @@ from .matmul_form import PRECISIONS, Form, log2
 
 
 class Outer:
-    """Each thread adds outer products of a column of a and a row of b, 16 bytes at a time, to its part of a warp's
-    tile.
+    """Each thread adds outer products of columns of a and rows of b, read 16 bytes at a time, to its part of d.
 
     `row` and `column` are those of a thread's first element in the block's tile; `rows` and `columns` how far from it
     the others are, of which `together` lie next to each other; element (i, j) of them is `acc[place(i, j)]`. Lanes lie
@@ -64,8 +63,8 @@ class TensorCores(Outer):
     """A warp multiplies 16 rows of a by 8 columns of b with one instruction, 8 (TF32) or 16 (bfloat16) along k.
 
     What each lane holds of the operands and of the sums: PTX ISA, "Matrix Fragments for mma.m16n8k8" and
-    "mma.m16n8k16". In three products per element of TF32 as in CUTLASS's example 27, after Markidis et al.,
-    arXiv:1803.04014.
+    "mma.m16n8k16". A word of shared memory has one element, or two of bfloat16, so that both are read alike. Three
+    products of TF32 for one of float32: Markidis et al., arXiv:1803.04014, and CUTLASS's example 27.
     """
 
     def is_impossible(self) -> bool:
