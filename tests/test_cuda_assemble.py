@@ -92,6 +92,9 @@ def test_tensor_cores(precision: str) -> None:
             assert loop[name] == tile.warp_m // 16 * (tile.warp_n // 8) * (tile.k // depth) * each
             assert loop["FFMA"] == 0 and loop["LDG.E.128"] and launch.shared <= 163 * 1024  # of sm_80, for a block
 
+    (launch,) = launches("f4", TENSOR_TILES[precision][1], "sm_90a", "odd", ragged=1, precision=precision, parts=1)
+    assembled(launch, "sm_90a")
+
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", TILES)

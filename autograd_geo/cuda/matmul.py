@@ -42,7 +42,11 @@ Strides: TypeAlias = tuple[int, int, int]
 
 
 class Launch(NamedTuple):
-    """One kernel launch. An argument is a number, or the name of a buffer: a, b, c, d, bias, workspace."""
+    """One kernel launch. An argument is a number, or the name of a buffer: a, b, c, d, bias, workspace.
+
+    `shared` is the dynamic shared memory in bytes. More than 48 KB has to be allowed to the kernel once, by
+    `cuKernelSetAttribute`. `resident` is how many blocks are to fit on one multiprocessor.
+    """
 
     source: str
     grid: tuple[int, int, int]
@@ -56,7 +60,7 @@ class Launch(NamedTuple):
         return ("int64",) * len(self.arguments)
 
     def assemble(self, arch: str) -> Assembled:
-        """Its machine code. `shared` is the dynamic shared memory to launch it with, in bytes."""
+        """Its machine code."""
         return assemble(self.source, self.signature, arch=arch, launch_bounds=(self.threads, self.resident))
 
     def values(self, addresses: Mapping[str, int]) -> tuple[int, ...]:

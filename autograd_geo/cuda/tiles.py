@@ -107,18 +107,14 @@ def choose(
 
     def candidates() -> Iterator[tuple[float, int, Tile, int]]:
         for order, each in enumerate([tile] if tile else tiles(dtype, precision)):
-            if not (wide or tile or precision != "float32" or each.thread_m * each.thread_n * BYTES[dtype] <= 256):
+            if not (wide or tile or each.thread_m * each.thread_n * BYTES[dtype] <= 256):
                 continue
             steps = max(1, ceil(k / each.k))
             for count in [parts] if parts else [1 << j for j in range(_MOST_PARTS.bit_length())]:
                 per_part = ceil(steps / count)
                 if parts or count == ceil(steps / per_part):
-                    yield (
-                        cycles(batch, m, n, per_part, count, dtype, each, device, precision),
-                        order,
-                        each,
-                        per_part * each.k,
-                    )
+                    time = cycles(batch, m, n, per_part, count, dtype, each, device, precision)
+                    yield time, order, each, per_part * each.k
 
     _, _, best, part = min(candidates())
     return best, part
