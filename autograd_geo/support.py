@@ -36,7 +36,7 @@ class Support:
     def contribution(self, rule: Rule, entry: Entry, k: int, g: Any) -> Any:
         """What the cotangent `g` of an entry's output contributes to that of input k, 0 outside the support."""
         source, mask = entry.inputs[k], self._masks[entry]
-        self._device = g.device if self._traced else "cpu"
+        self._device = g.device if isinstance(g, Tensor) else "cpu"
         assert type(source) is Entry and entry.op is not None
         if entry.op.family == "pointwise":
             if rule.support is not None:
