@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cuda.array import on_host
+from .cuda.array import DeviceArray, on_host
 from .device import put
 from .expr import ZERO, Call, Num, Var
 from .op import Op, Rule, functions
@@ -41,13 +41,14 @@ class Support:
         if entry.op.family == "pointwise":
             if rule.support is not None:
                 found = self._run(rule.support, g, entry)
-                found = (found if isinstance(found, Tensor) else self._constant(np.asarray(found))) != 0
+                found = _is_not_zero(found if isinstance(found, Tensor) else self._constant(np.asarray(found)))
                 mask = found if mask is None else mask & found
             c = self._run(rule, g, entry)
             if mask is not None:
                 c = self._chosen(mask, c)
                 if mask.shape != source.shape:
-                    mask = self._fit(mask * self._constant(np.ones(entry.shape, source.dtype)), entry, k) != 0
+                    spread = mask * self._constant(np.ones(entry.shape, source.dtype))
+                    mask = _is_not_zero(self._fit(spread, entry, k))
         else:
             if mask is not None and entry.op.family == "multilinear":
                 entry = self._cleaned(entry, k, mask)
@@ -105,10 +106,10 @@ class Support:
         if mask is not None:
             probe = self._chosen(mask, probe)
         if not _tells_itself(op):
-            entry = self._stand_in(entry)
+            entry = _stand_in(entry, self._device)
         rule = op.rules[k]
         assert rule is not None
-        return self._fit(self._run(rule, probe, entry), entry, k) != 0
+        return _is_not_zero(self._fit(self._run(rule, probe, entry), entry, k))
 
     def _cleaned(self, entry: Entry, k: int, mask: Any) -> Entry:
         """The entry of a product with operands 0 where they meet nothing but what was left out."""
@@ -124,22 +125,28 @@ class Support:
         clean.inputs = tuple(inputs)
         return clean
 
-    def _stand_in(self, entry: Entry) -> Entry:
-        """The entry, for its rules, with random numbers for its values: they are constants, not computed by its op."""
-        copy = duplicate(entry)
-        copy.op, copy.state, copy.value = None, CONSTANT, self._numbers(entry)
-        copy.inputs = tuple([leaf(self._numbers(i), CONSTANT) if type(i) is Entry else i for i in entry.inputs])
-        return copy
 
-    def _numbers(self, entry: Entry) -> Value:
-        if entry.dtype.kind != "f":
-            return entry.value
-        return put(as_value(_random(1, 2, entry.shape).astype(entry.dtype)), self._device)
+def _stand_in(entry: Entry, device: str = "cpu") -> Entry:
+    """The entry, for its rules, with random numbers for its values: they are constants, not computed by its op."""
+
+    def numbers(e: Entry) -> Value:
+        if e.dtype.kind != "f":
+            return e.value
+        return put(as_value(_random(1, 2, e.shape).astype(e.dtype)), device)
+
+    copy = duplicate(entry)
+    copy.op, copy.state, copy.value = None, CONSTANT, numbers(entry)
+    copy.inputs = tuple([leaf(numbers(i), CONSTANT) if type(i) is Entry else i for i in entry.inputs])
+    return copy
+
+
+def _is_not_zero(x: Any) -> Any:
+    return x != 0 if isinstance(x, Tensor) else np.asarray(np.asarray(x) != 0)
 
 
 def _tells_itself(op: Op) -> bool:
     """Whether zeros that come out of an op's rule say what it leaves out, whatever values it reads."""
-    return op.family == "linear" or op.moves or op.selects
+    return op.family == "linear" or op.moves or (op.selects and op.family != "multilinear")
 
 
 class Doubts(NamedTuple):
@@ -182,12 +189,23 @@ def doubts(order: Iterable[Entry]) -> Doubts:
             elif leaves_out := op.selects:
                 key = op, k, source.spec, repr(entry.attrs)
                 if key not in known:
-                    c = np.asarray(rule.raw(_random(1, 2, entry.shape).astype(entry.dtype), entry))
-                    known[key] = not c.all()
+                    known[key] = _may_leave_out(entry, k)
                 leaves_out = known[key]
             if part or leaves_out:
                 partly.add(source)
     return Doubts(tuple(products), elsewhere=False)
+
+
+def _may_leave_out(entry: Entry, k: int) -> bool:
+    """Whether an op that selects leaves elements of its input k out."""
+    op = entry.op
+    assert op is not None
+    if any(type(i) is Entry and type(i.value) is DeviceArray for i in entry.inputs):
+        return True  # looking would take longer than to be on the safe side
+    read = entry if _tells_itself(op) else _stand_in(entry)
+    rule = op.rules[k]
+    assert rule is not None
+    return not np.asarray(rule.raw(_random(1, 2, entry.shape).astype(entry.dtype), read)).all()
 
 
 def _is_bounded(partial: Any) -> bool:

@@ -237,3 +237,29 @@ def test_any_chain_behind_a_choice(values: list[float], data: Any) -> None:
     np.testing.assert_array_equal(whole[~chosen], 0.0)
     if chosen.any():
         np.testing.assert_array_equal(whole[chosen], ag.grad(lambda x: chain(x).sum())(x[chosen]).numpy())
+
+
+def test_sorting_and_products_that_select_read_their_own_values() -> None:
+    """Zeros among the values of an einsum leave nothing out, and sort leaves out what came elsewhere."""
+    x = np.array([3.0, 1.0, 2.0])
+    t = ag.tensor(x, requires_grad=True)
+    ag.sort(t)[0].backward(create_graph=True)
+    np.testing.assert_array_equal(t.grad.numpy(), [0.0, 1.0, 0.0])
+    t, u = ag.tensor(x, requires_grad=True), ag.tensor(0.0, requires_grad=True)
+    (ag.sort(t)[0] + ag.where(u > 0, ag.sqrt(u), 0.0)).backward()
+    np.testing.assert_array_equal(t.grad.numpy(), [0.0, 1.0, 0.0])
+    assert u.grad.item() == 0.0
+    second = ag.hessian(lambda x: (ag.sort(x) ** 2)[1])(x)
+    np.testing.assert_array_equal(second.numpy(), np.diag([0.0, 0.0, 2.0]))
+    second = ag.hessian(lambda x: ag.einsum("i,i->", x, ag.sin(x)))(np.array([0.0, 1.0]))
+    np.testing.assert_allclose(second[0, 0].item(), 2.0)
+    a, b, q = (ag.tensor(v, requires_grad=True) for v in ([[-2.0, -1], [0.5, 0.25]], [1.0, -2], [[1.0, -1], [0.5, 0]]))
+    ag.where(np.array([False, True]), ag.einsum("ij,j,jk->ik", a, b, q), 0.0).sum().backward(create_graph=True)
+    np.testing.assert_allclose(q.grad[1, 1].item(), 2.0 - 0.5)
+
+
+def test_one_number_that_is_left_out() -> None:
+    a, x = ag.tensor(0.0, requires_grad=True), ag.tensor([1.0, 2.0], requires_grad=True)
+    ag.where(np.array([False, False]), ag.sqrt(a), x).sum().backward()
+    assert a.grad.item() == 0.0
+    np.testing.assert_array_equal(x.grad.numpy(), [1.0, 1.0])

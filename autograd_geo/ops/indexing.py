@@ -278,7 +278,7 @@ def _sorted_back(g: Any, x: Any, axis: int) -> Any:
     return np.take_along_axis(g, np.argsort(order, axis=axis, kind="stable"), axis=axis)
 
 
-@custom(x=_sorted_back, samples=(sample((5,)), sample((3, 4)), sample((3, 4), axis=0)))
+@custom(x=_sorted_back, selects=True, samples=(sample((5,)), sample((3, 4)), sample((3, 4), axis=0)))
 def sort(x: Any, /, axis: int = -1) -> Any:
     """The elements in ascending order along `axis`, NaN last; each gets the gradient of the place it came to."""
     return np.sort(x, axis=axis, kind="stable")
