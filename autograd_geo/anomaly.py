@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backward import Local, Write
+from .cuda.array import DeviceArray, DeviceError
 from .diagnosis import PassWatch, new_in_value, not_finite
 from .findings import Finding, of_value
 from .op import Op, apply
@@ -59,10 +60,18 @@ class detect_anomaly(watched_by):
         super().__enter__()
 
 
+def _refuse_device(value: Any) -> None:
+    if type(value) is DeviceArray:
+        raise DeviceError(
+            'detect_anomaly looks at values in the host\'s memory; move the inputs, and the module, with .to("cpu")'
+        )
+
+
 class _Watcher:
     def apply(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         with watched_by(None), np.errstate(all="ignore"):
             t = apply(op, operands, attrs)
+            _refuse_device(t._value)
             if (bad := not_finite(t._value)) is not None:
                 _look(op, operands, attrs, t, bad)
         return t
@@ -77,6 +86,7 @@ class _Watcher:
                 if event is None:
                     return
                 kind, *fields = event
+                _refuse_device(fields[-1])
                 if kind is Local and isinstance(fields[3], Tensor):
                     _belongs_to(fields[0], fields[3]._entry, start)
                 if not any(isinstance(f, list) for f in fields):  # cotangents of several results

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy import add, float64, ndarray
 
-from .cuda.array import DeviceArray
+from .cuda.array import DeviceArray, on_host
 from .op import Rule, functions
 from .support import Support, doubts
 from .tape import (
@@ -104,11 +104,12 @@ def events(
                 for _ in _loop(output, seed, order, found, traced, True, passed.append):
                     pass
             has_nan = _has_nan(found.values(), traced, order)
-            if has_nan and quiet and not traced and DeviceArray in map(type, [seed, *found.values()]):
+            on_device = has_nan and not traced and DeviceArray in map(type, [seed, *found.values()])
+            if on_device and quiet:
                 finished, cotangents = True, _on_device_with_support(output, seed, order, cotangents)
                 if done is not None:
                     deque(map(done, passed), 0)
-            elif has_nan:
+            elif has_nan and not on_device:
                 support = Support(output, traced)
             elif quiet:
                 finished, cotangents = True, found
@@ -118,7 +119,7 @@ def events(
         yield from _loop(output, seed, order, cotangents, traced, quiet, done, support)
     for entry, g in cotangents.items():
         if g is not None:
-            yield Write, entry, g
+            yield Write, entry, g if type(g) is not DeviceArray or type(entry.value) is DeviceArray else on_host(g)
 
 
 def _on_device_with_support(
@@ -241,8 +242,7 @@ def _is_nan(g: Any) -> bool:
     """Whether a cotangent has a NaN in it."""
     g = g._value if isinstance(g, Tensor) else g
     if type(g) is DeviceArray:
-        g = functions["max"](functions["isnan"](wrap(g))).numpy()
-        return bool(g)
+        return bool(functions["sum"](functions["isnan"](wrap(g))).numpy())
     if type(g) is ndarray:
         return bool(np.isnan(np.vdot(g, g)))  # squares: no infinities cancel
     return bool(g != g)
@@ -308,7 +308,8 @@ def backward(
             leaf.grad = total = Tensor()
             total._value, total._entry = g, None
         return
-    seed = gradient.astype(output.dtype) if isinstance(gradient, Tensor) else constant(seed)
+    given = gradient.to(output.device).astype(output.dtype) if isinstance(gradient, Tensor) else None
+    seed = constant(seed) if given is None else given
     with set_grad_enabled(create_graph):
         for _, leaf, g in events(entry, seed, retain=retain, traced=True, quiet=True):
             before = tracer().gradient(leaf) if tracing else (leaf.root or leaf).grad
@@ -333,7 +334,7 @@ def _checked_seed(output: Tensor, gradient: Any) -> Value:
                 f"Reduce it, as in .sum() or .mean(), or pass a gradient of shape {shape}"
             )
         return as_value(np.ones(shape, dtype))
-    value = gradient._value if isinstance(gradient, Tensor) else from_user(gradient)
+    value = on_host(gradient._value) if isinstance(gradient, Tensor) else from_user(gradient)
     found = np.shape(value)
     if found != shape:
         raise ValueError(f"backward: the gradient has shape {found}, the tensor {shape}; they must be equal")

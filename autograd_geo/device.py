@@ -75,6 +75,14 @@ def evaluate(op: Op, values: Sequence[Any], attrs: dict[str, Any], operands: Seq
     """
     if op is move:
         return put(values[0], attrs["device"])
+    refuse_mixed(op, operands)
+    from .cuda.eager import evaluate as run
+
+    return run(op, values, attrs)
+
+
+def refuse_mixed(op: Op, operands: Sequence[Any]) -> None:
+    """Raise DeviceError for a tensor in the host's memory among operands of an op that runs on the GPU."""
     for x in operands:
         if isinstance(x, Tensor) and x.device == "cpu" and x.shape and x.dtype.kind == "f":
             shapes = " and ".join(
@@ -84,11 +92,8 @@ def evaluate(op: Op, values: Sequence[Any], attrs: dict[str, Any], operands: Seq
                 f"{op.name}: its operands are on two devices, {shapes}; move them together "
                 'with .to("cuda") or .to("cpu")'
             )
-    from .cuda.eager import evaluate as run
-
-    return run(op, values, attrs)
 
 
 Tensor.to = to
 
-__all__ = ["DEVICES", "checked", "device_of", "evaluate", "move", "put", "to"]
+__all__ = ["DEVICES", "checked", "device_of", "evaluate", "move", "put", "refuse_mixed", "to"]

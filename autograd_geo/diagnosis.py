@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backward import Accumulate, Local, Write, events
+from .cuda.array import on_host
 from .findings import Array, Finding, elementwise, of_derivative, of_leaf, of_sum, of_value
 from .tape import CONSTANT, TRACING, Entry, describe, history, mode
 from .tensor import Tensor
@@ -152,7 +153,7 @@ def _values(order: Sequence[Entry]) -> dict[Entry, Value]:
 
 def not_finite(value: Any) -> Array | None:
     """Where a value is NaN or infinite, None if nowhere."""
-    array = np.asarray(value)
+    array = np.asarray(on_host(value))
     if array.dtype.kind != "f":
         return None
     bad: Array = ~np.isfinite(array)

@@ -310,6 +310,9 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         bit <<= 1
     if DeviceArray in map(type, values):
         z = _on_device(op, values, attrs, operands)
+        for k, x in enumerate(operands):  # what is noted of them is where the derivatives will be
+            if not isinstance(x, Tensor) and type(values[k]) is np.ndarray and values[k].dtype.kind == "f":
+                values[k] = _moved(values[k])
     else:
         op.afford(values, attrs)
         try:
@@ -348,6 +351,12 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         entry.value = z if keep_output else None
         entry.spec = (z.shape, z.dtype)
     return t
+
+
+def _moved(value: Value) -> Value:
+    from .device import put
+
+    return put(value, "cuda")
 
 
 def _on_device(op: Op, values: Sequence[Any], attrs: dict[str, Any], operands: Sequence[Any] = ()) -> Value:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from .cuda.array import DeviceArray, DeviceError
 from .names import assigned_name, place, span
 from .value import SCALAR, Number, Spec, Value, strong
 
@@ -158,10 +159,16 @@ def history(output: Entry) -> list[Entry]:
             if type(source) is Entry and source not in seen:
                 seen.add(source)
                 order.append(source)
+    if DeviceArray in map(type, map(_value, order)):
+        raise DeviceError(
+            "what is drawn, stepped through or diagnosed has to be in the host's memory: move the inputs, and the "
+            'module, with .to("cpu") and record it there'
+        )
     order.sort(key=_number)
     return order
 
 
+_value = attrgetter("value")
 _number = attrgetter("number")
 
 

@@ -241,6 +241,10 @@ class Tensor:
             raise AttributeError("__cuda_array_interface__: the tensor is in the host's memory")
         if self.requires_grad and recording():
             raise TypeError("this tensor requires a gradient, which would be lost; pass t.detach()")
+        if mode() & TRACING:
+            raise TypeError(
+                "a compiled function cannot give a tensor's memory to another library: what that does is lost"
+            )
         return self._value.__cuda_array_interface__
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -273,7 +277,7 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        body = np.array2string(np.asarray(self._on_host()), separator=", ", prefix="tensor(", threshold=1000)
+        body = np.array2string(np.asarray(on_host(self._value)), separator=", ", prefix="tensor(", threshold=1000)
         notes = "" if self.dtype in (np.float64, np.int64, np.bool_) else f", dtype={self.dtype}"
         notes += ', device="cuda"' if self.device == "cuda" else ""
         if self.requires_grad:
@@ -287,12 +291,12 @@ class Tensor:
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be deep-copied, and this is {describe(entry_of(self))}; use .detach()")
-        return _rebuild(type(self), np.array(self._on_host()), self.requires_grad, self.name)
+        return _rebuild(type(self), np.array(on_host(self._value)), self.requires_grad, self.name, self.device)
 
     def __reduce__(self) -> Any:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be pickled, and this is {describe(entry_of(self))}; use .detach()")
-        return _rebuild, (type(self), np.array(self._on_host()), self.requires_grad, self.name)
+        return _rebuild, (type(self), np.array(on_host(self._value)), self.requires_grad, self.name, self.device)
 
     # --- backward and in place --------------------------------------------------------------------------------
 
@@ -401,10 +405,8 @@ def tensor(
     that is not numeric, or for an integer leaf, DeviceError for "cuda" where there is no GPU.
     """
     if device is not None:
-        from .device import checked, put
-
-        value = put(_value_of(data, dtype), checked(device))
-        return tensor(wrap(value), requires_grad=requires_grad, name=name)
+        moved = tensor(data, dtype=dtype).to(device)
+        return tensor(moved, requires_grad=requires_grad, name=name) if requires_grad or name else moved
     if mode() & TRACING and type(data) is not float:
         return tracer().tensor(data, dtype, requires_grad, name)  # type: ignore[no-any-return]
     value = data if type(data) is float and dtype is None else _value_of(data, dtype)
@@ -427,9 +429,8 @@ def _value_of(data: Any, dtype: Any) -> Value:
                 "or keep it recorded with .copy()"
             )
         data = data._value
-        if type(data) is DeviceArray and dtype in (None, data.dtype):
-            return data
-        data = data.numpy() if type(data) is DeviceArray else data
+        if type(data) is DeviceArray:
+            return data if dtype in (None, data.dtype) else wrap(from_user(data.numpy(), dtype)).to("cuda")._value
     elif isinstance(data, list | tuple) and _holds_tensor(data):
         raise TypeError("tensors in a list would be cut from the tape; join them with ag.stack or ag.concatenate")
     return from_user(data, dtype)
@@ -454,9 +455,9 @@ def entry_of(t: Tensor) -> Entry:
     return t._entry
 
 
-def _rebuild(cls: type[Tensor], value: Any, requires_grad: bool, name: str | None) -> Tensor:
+def _rebuild(cls: type[Tensor], value: Any, requires_grad: bool, name: str | None, device: str = "cpu") -> Tensor:
     t = cls.__new__(cls)
-    t._value = as_value(value)
+    t._value = wrap(as_value(value)).to(device)._value
     t._entry = leaf(t._value, ACTIVE if requires_grad else CONSTANT, name)
     return t
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .backward import Accumulate, Local, Write, events, fit, seed_of
+from .cuda.array import DeviceArray
 from .declare import pointwise
 from .memory import afford
 from .op import Op, Rule, Rules, apply, functions
@@ -78,7 +79,9 @@ def _seeds(outputs: Sequence[Tensor], given: Sequence[Any], names: Iterable[str]
 
 
 def _zeros(t: Tensor | Entry) -> Tensor:
-    return constant(as_value(np.zeros(t.shape, t.dtype)))
+    value = t._value if isinstance(t, Tensor) else t.value
+    where = "cuda" if type(value) is DeviceArray else "cpu"
+    return constant(wrap(as_value(np.zeros(t.shape, t.dtype))).to(where)._value)
 
 
 def _tensor_out(name: str, out: Any) -> Tensor:
@@ -241,6 +244,9 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
     transpose of its rule, which is linear in the cotangent.
     """
     assert entry.op is not None
+    if type(tangent) is DeviceArray:  # by ops on tensors, which run there
+        with set_grad_enabled(False):
+            return _push(entry, k, wrap(tangent), True)._value
     rule = entry.op.rules[k]
     assert rule is not None
     if entry.op.family in ("linear", "multilinear"):
@@ -260,7 +266,8 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
         return np.asarray(np.broadcast_to(pushed, entry.shape), entry.dtype)
     since = next_number()
     with enable_grad():
-        cotangent = tensor(np.zeros(entry.shape, entry.dtype), requires_grad=True)
+        where = tangent.device if isinstance(tangent, Tensor) else None
+        cotangent = tensor(np.zeros(entry.shape, entry.dtype), requires_grad=True, device=where)
         there = rule.traced(cotangent, entry)
         source = entry.inputs[k]
         assert type(source) is Entry
@@ -268,7 +275,8 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
         seed = tangent._value if isinstance(tangent, Tensor) else tangent
         if traced:
             back = functions["sum"](there * tangent)
-            (result,), _ = pulled(back, 1.0, [entry_of(cotangent)], since, True)
+            one = 1.0 if back.device == "cpu" else tensor(1.0, dtype=back.dtype, device=back.device)._value
+            (result,), _ = pulled(back, one, [entry_of(cotangent)], since, True)
             return result
         (result,), _ = pulled(there, seed, [entry_of(cotangent)], since, False)
     return result._value
@@ -374,7 +382,7 @@ def hvp(fn: Function, x: Any, v: Any) -> Any:
         gradient = list(leaves(grad(fn)(x)))
         _seeds(gradient, given, paths(x, "hvp: the vector"))
         for g, u in zip(gradient, given, strict=True):
-            along = along + functions["sum"](g * u)
+            along = along + functions["sum"](g * (u.to(g.device) if isinstance(u, Tensor) else u))
         return along
 
     return grad(slope)(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -263,7 +264,6 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies_and_printing() -> None:
-    import copy
     import pickle
 
     x = ag.tensor([1.0, 2.0], device="cuda")
@@ -327,3 +327,102 @@ def test_what_does_not_count_adds_nothing() -> None:
         _, slopes = fast(*(t.detach() for t in moved))
         for a, b in zip(here, slopes, strict=True):
             np.testing.assert_allclose(b.numpy(), a.grad.numpy(), rtol=1e-14)
+
+
+def test_what_shows_values_asks_for_them_on_the_host(tmp_path: Any) -> None:
+    x = ag.tensor([1.0, 2.0], requires_grad=True, device="cuda")
+    f = (ag.sin(x) * x).sum()
+    for look in (ag.graph, ag.steps, ag.diagnose):
+        with pytest.raises(RuntimeError, match=r"has to be in the host's memory: .* with \.to\(\"cpu\"\)"):
+            look(f)
+    with pytest.raises(RuntimeError, match="detect_anomaly looks at values in the host's memory"), ag.detect_anomaly():
+        ag.sqrt(x)
+    ag.save(tmp_path / "x.safetensors", {"x": x.detach()})
+    assert ag.load(tmp_path / "x.safetensors")["x"].tolist() == [1.0, 2.0]
+
+
+def test_literals_with_a_sign_of_zero_are_two() -> None:
+    x = ag.tensor([1.0], device="cuda")
+    assert [(x / 0.0).item(), (x / -0.0).item(), (x / 0.0).item()] == [np.inf, -np.inf, np.inf]
+
+
+def test_state_follows_the_device() -> None:
+    def losses(*devices: str) -> list[float]:
+        ag.seed(2)
+        model = ag.nn.Linear(2, 1)
+        optimizer = ag.optim.Adam(model.parameters(), lr=0.1)
+
+        def step(x: Any) -> Any:
+            optimizer.zero_grad()
+            loss = (model(x) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        fast, x, found = ag.compile(step), np.ones((3, 2)), []
+        for device in devices:
+            model.to(device).load_state_dict(model.state_dict())
+            assert {p.device for p in copy.deepcopy(model).parameters()} == {device}
+            for run in (step, fast):
+                found.append(run(ag.tensor(x, device=device)).item())
+                assert {p.device for p in model.parameters()} == {device}
+        return found
+
+    np.testing.assert_allclose(losses("cuda", "cpu", "cuda", "cpu"), losses(*["cpu"] * 4), rtol=1e-12)
+
+
+def test_buffers_stay_where_they_are_and_devices_do_not_mix_in_compiled_code() -> None:
+    total = ag.tensor(0.0)
+    add = ag.compile(lambda a: total.assign(total + a.sum()))
+    with pytest.raises(TypeError, match="assigns what is on 'cuda' to a tensor on 'cpu'"):
+        add(ag.tensor([1.0, 2.0], device="cuda"))
+    assert total.device == "cpu" and total.item() == 0.0
+    total = total.to("cuda")
+    for expected in (3.0, 6.0, 9.0):
+        add(ag.tensor([1.0, 2.0], device="cuda"))
+        assert total.device == "cuda" and total.item() == expected
+    model = ag.nn.Linear(2, 1).to("cuda")
+    fast = ag.compile(lambda x: model(x).detach())
+    assert fast(np.ones((1, 2))).device == "cuda"  # an array goes there by itself
+    with pytest.raises(RuntimeError, match="its operands are on two devices"):
+        fast(ag.tensor(np.ones((1, 2))))
+
+
+def test_cotangents_and_tangents_come_from_anywhere() -> None:
+    x, xs = np.array([1.0, 2.0]), ag.tensor([1.0, 2.0], device="cuda")
+    for seed in (np.array([1.0, 3.0]), ag.tensor([1.0, 3.0]), ag.tensor([1.0, 3.0], device="cuda")):
+        y = ag.tensor(x, requires_grad=True, device="cuda")
+        (y * y).backward(seed)
+        np.testing.assert_array_equal(y.grad.numpy(), [2.0, 12.0])
+        (found,) = ag.vjp(lambda x: x * x, xs)[1](seed)
+        np.testing.assert_array_equal(found.numpy(), [2.0, 12.0])
+        value, pushed = ag.jvp(lambda x: (ag.sin(x) * x).sum() * ag.max(x), (xs,), (seed,))
+        wanted = ag.jvp(lambda x: (ag.sin(x) * x).sum() * ag.max(x), (x,), (np.array([1.0, 3.0]),))
+        np.testing.assert_allclose([value.item(), pushed.item()], [w.item() for w in wanted], rtol=1e-13)
+        np.testing.assert_array_equal(ag.hvp(lambda x: (x**3).sum(), xs, seed).numpy(), [6.0, 36.0])
+    a = ag.tensor(2.0, requires_grad=True)
+    ((a * xs).sum().to("cpu") + a * a).backward()
+    assert a.grad is not None and a.grad.device == "cpu" and a.grad.item() == 7.0
+
+
+def test_fit_takes_its_batches_to_the_model() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 2)), rng.normal(size=(8, 1))
+
+    def fitted(device: str) -> Any:
+        ag.seed(1)
+        model = ag.nn.Linear(2, 1).to(device)
+        history = ag.optim.fit(
+            model, ag.optim.SGD(model.parameters(), lr=0.1), ag.nn.mse_loss, (x, y), epochs=2, batch_size=4
+        )
+        assert next(iter(model.parameters())).device == device
+        return history.train
+
+    np.testing.assert_allclose(fitted("cuda"), fitted("cpu"), rtol=1e-12)
+
+
+def test_items_are_assigned() -> None:
+    x = ag.tensor([1.0, 2.0, 3.0], device="cuda")
+    x[0] = 5
+    x[1:] = ag.tensor([7.0, 8.0], device="cuda")
+    assert x.device == "cuda" and x.tolist() == [5.0, 7.0, 8.0]

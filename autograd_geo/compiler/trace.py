@@ -173,6 +173,8 @@ class Tracer:
             values.append(value)
             sources.append(source)
             bit <<= 1
+        if DeviceArray in map(type, values):
+            self._refuse_mixed(op, operands)
         z = op.evaluate(values, attrs)
         if known:
             return wrap(z, leaf(z, CONSTANT))
@@ -194,6 +196,16 @@ class Tracer:
         entry.spec = SCALAR if type(z) is float else (z.shape, z.dtype)
         self.entries.append(entry)
         return wrap(z, entry)
+
+    def _refuse_mixed(self, op: Op, operands: Sequence[Any]) -> None:
+        """Raise as uncompiled code does where tensors are on two devices; arrays that the caller gave may be."""
+        from ..device import refuse_mixed
+
+        def given_as_array(x: Any) -> bool:
+            known = self.inputs.get(x._entry) if isinstance(x, Tensor) and x._entry is not None else None
+            return known is not None and not known.private
+
+        refuse_mixed(op, [x for x in operands if not given_as_array(x)])
 
     def source(self, x: Any, op: Op | None = None) -> Entry:
         """The entry that stands for an operand: an input if it comes from outside."""
@@ -377,6 +389,11 @@ class Tracer:
     def assign(self, x: Tensor, result: Tensor) -> None:
         """`x`, an unrecorded tensor or leaf, takes the value of `result` but stays the leaf that it is."""
         old = self.source(x)
+        if x.device != result.device:
+            raise CompileError(
+                f"compile: the function assigns what is on {result.device!r} to a tensor on {x.device!r}; move that "
+                "tensor there before, or assign outside"
+            )
         if old in self.inputs and id(x) not in self._held and old.state != WEAK:  # nobody else has a Python number
             raise CompileError(
                 "compile: the function writes into an array that it was given; pass a tensor, or copy it first"

@@ -63,7 +63,9 @@ class DeviceArray:
         """The sum of two cotangents."""
         from ..op import registry
 
-        return registry["add"].evaluate([self, other], {})
+        return registry["add"].evaluate([self, np.float64(other) if type(other) is float else other], {})
+
+    __radd__ = __add__
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._refuse()

@@ -17,7 +17,7 @@ from ..compiler.graph import Graph
 from ..compiler.nodes import INPUT, Node
 from ..compiler.trace import Change, Input, Read, Slot, Tracer, needed
 from ..compiler.writer import Outline, Writer, indented
-from ..device import move
+from ..device import device_of, move, put
 from ..tape import Entry
 from ..value import NUMBERS, SCALAR, strong
 from .array import DeviceArray, on_host
@@ -117,7 +117,7 @@ class _DeviceWriter(Writer):
         lines += indented(self.checks(), 1)
         lines += indented(self.after, 1)
         lines.append(f"    return {self.tree(self.outline.result)}")
-        scope = {"run": recording.run, "given": _given, "number": _number, "on_host": on_host}
+        scope = {"run": recording.run, "given": _given, "number": _number, "on_host": on_host, "put": put}
         return self.finished("\n".join(lines) + "\n", scope)
 
     def _given(self, name: str, text: str, spec: Any) -> None:
@@ -134,13 +134,16 @@ class _DeviceWriter(Writer):
         of = change.of
         if isinstance(of, Slot):
             state, name = self.bind(of.state), self.bind(of.name)
-            value = f"round(float(on_host(found[{k}])))" if of.whole else f"found[{k}]"
+            where = device_of(of.state[of.name])
+            value = f"round(float(on_host(found[{k}])))" if of.whole else f"put(found[{k}], {where!r})"
             self.after.append(f"{state}[{name}] = {value}")
         elif change.kind == "value":
-            self.after.append(f"{of.place.text(self.bind)}.hold(found[{k}])")
+            t = of.place.text(self.bind)
+            self.after.append(f"{t}.hold(put(found[{k}], {t}.device))")
         else:
             t = of.place.text(self.bind)
-            self.after.append(f"({t}._entry.root or {t}._entry).grad = {'None' if k is None else f'wrap(found[{k}])'}")
+            new = "None" if k is None else f"wrap(put(found[{k}], {t}.device))"
+            self.after.append(f"({t}._entry.root or {t}._entry).grad = {new}")
 
 
 def _given(x: Any, spec: Any) -> DeviceArray | None:
@@ -152,6 +155,8 @@ def _given(x: Any, spec: Any) -> DeviceArray | None:
 
 
 def _number(x: Any) -> float | None:
+    if isinstance(x, DeviceArray):
+        return None
     return float(x) if type(x) in NUMBERS or isinstance(x, np.generic) or np.shape(x) == () else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes.util
 import functools
 import importlib.util
+import itertools
 import linecache
 import re
 import threading
@@ -22,6 +23,7 @@ from .words import words
 
 _INSTALL = 'pip install "autograd-geo[cuda]"'
 
+_numbers = itertools.count()
 #: Launches a kernel: (grid, bytes of dynamic shared memory, arguments), all arguments int64.
 Kernel = Callable[[tuple[int, ...], int, tuple[int, ...]], None]
 #: What the source of a kernel refers to.
@@ -97,7 +99,7 @@ class Simulator:
 
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         scope = dict(names())
-        filename = f"<autograd_geo kernel {len(linecache.cache)}>"
+        filename = f"<autograd_geo kernel {next(_numbers)}>"
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         exec(compile(source, filename, "exec"), scope)
         kernel = self._cuda.jit(scope[re.findall(r"^def (\w+)", source, re.MULTILINE)[-1]])

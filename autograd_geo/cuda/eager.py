@@ -35,7 +35,7 @@ def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceA
     """What `op` computes of values some of which are on the device; arrays of the host are copied there."""
     literals = tuple([type(x) in NUMBERS and (op.name in _LITERAL or op.family != "pointwise") for x in values])
     kinds = [
-        (type(x), x) if fixed else type(x) if type(x) in NUMBERS else (x.shape, x.dtype)
+        (type(x), repr(x)) if fixed else type(x) if type(x) in NUMBERS else (x.shape, x.dtype)
         for x, fixed in zip(values, literals, strict=True)
     ]
     key = op, tuple(kinds), frozen_key(attrs)
@@ -50,13 +50,17 @@ def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceA
 def _given(x: Any, at: np.dtype[Any]) -> DeviceArray:
     if isinstance(x, DeviceArray):
         return x
-    return number(x, np.dtype(bool) if type(x) is bool else at) if type(x) in NUMBERS else to_device(x)
+    if type(x) not in NUMBERS:
+        return to_device(x)
+    return number(
+        np.asarray(x, np.dtype(bool) if type(x) is bool else at).tobytes(), np.dtype(bool) if type(x) is bool else at
+    )
 
 
 @lru_cache(maxsize=1024)
-def number(x: float, dtype: np.dtype[Any]) -> DeviceArray:
-    """A number that is used again and again, such as a literal."""
-    return to_device(np.asarray(x, dtype))
+def number(x: bytes, dtype: np.dtype[Any]) -> DeviceArray:
+    """A number, by its bytes, that is used again and again, such as a literal."""
+    return to_device(np.frombuffer(x, dtype).reshape(()))
 
 
 def _program(
@@ -88,7 +92,7 @@ def _result(op: Op, values: Sequence[Any], attrs: dict[str, Any]) -> tuple[tuple
             small = op.family == "pointwise" and x.ndim
             stand_ins.append(np.full((1,) * x.ndim, one) if small else np.broadcast_to(one, x.shape))
     with np.errstate(all="ignore"):
-        z = np.asarray(op.evaluate(stand_ins, attrs))
+        z = np.asarray(op.forward(*stand_ins, **attrs))
     if op.family == "pointwise":
         shape = np.broadcast_shapes(*[() if type(x) in NUMBERS else x.shape for x in values])
         return shape, z.dtype
@@ -112,7 +116,7 @@ def _check_positions(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) ->
         low, high = int(index.min()), int(index.max())
     if low < -length or high >= length:
         wrong = low if low < -length else high
-        raise IndexError(f"{name}: position {wrong} is out of range for axis {attrs['axis']} of length {length}")
+        raise IndexError(f"position {wrong} is out of range for axis {attrs['axis']} of length {length}")
 
 
 __all__ = ["evaluate", "number", "to_device"]

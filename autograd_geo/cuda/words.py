@@ -49,7 +49,8 @@ def words(simulated: bool, threads: int) -> dict[str, Any]:
         for char in LETTERS:
             text = _BLOCK.format(how=how, char=char, threads=threads, both=_BOTH[how].format(char=char))
             inside = scope | {"kind": LETTERS[char] if simulated else _numba_type(char)}
-            exec(text, inside)
+            # A file of its own: Numba's simulator tells shared arrays apart by their line.
+            exec(compile(text, f"<autograd_geo block_{how}_{char}>", "exec"), inside)
             scope[f"block_{how}_{char}"] = jit(inside["reduce"])
     return scope
 

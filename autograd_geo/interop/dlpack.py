@@ -5,6 +5,7 @@ The structures are those of https://dmlc.github.io/dlpack/latest/c_api.html, the
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..cuda.array import DeviceArray, DeviceError
-from ..tape import recording
+from ..tape import TRACING, mode, recording
 from ..tensor import Tensor, wrap
 from ..value import checked_dtype, from_user
 
@@ -89,6 +90,15 @@ def _forget_capsule(capsule: int) -> None:
 _collected = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_forget_capsule)
 
 
+@atexit.register
+def _keep_what_is_lent() -> None:
+    """At the end no callback may run any more: what others still hold stays as it is."""
+    for held in list(_lent.values()):
+        held[0].deleter = _Deleter()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_collected))
+
+
 def dlpack_device(x: Tensor) -> tuple[int, int]:
     """The device of a tensor as DLPack numbers it: (1, 0) for the host, (2, 0) for the GPU."""
     return (_CUDA, 0) if x.device == "cuda" and not _driver().simulated else (_CPU, 0)
@@ -102,6 +112,10 @@ def to_dlpack(
 
     Raises BufferError for a tensor that requires a gradient (detach it first), or for another device.
     """
+    if mode() & TRACING:
+        raise BufferError(
+            "a compiled function cannot give a tensor's memory to another library: what that does is lost"
+        )
     if x.requires_grad and recording():
         raise BufferError("this tensor requires a gradient, which would be lost; pass t.detach()")
     if dl_device not in (None, dlpack_device(x)):
@@ -141,6 +155,12 @@ def from_dlpack(x: Any) -> Tensor:
     TypeError for dtypes that tensors cannot have, ValueError for an array on the GPU that is not in C order,
     DeviceError for one on a device that this process does not use.
     """
+    if mode() & TRACING:
+        raise TypeError(
+            "from_dlpack: a compiled function would keep the array of its first call; pass it as an argument"
+        )
+    if not hasattr(x, "__dlpack_device__"):
+        raise TypeError(f"from_dlpack takes an array of a library that knows DLPack, not {type(x).__name__}")
     device, _ = x.__dlpack_device__()
     if device == _CPU:
         return wrap(from_user(np.from_dlpack(x)))

@@ -119,7 +119,7 @@ class Module:
             if np.shape(values[name]) != t.shape:
                 raise ValueError(f"{name} has shape {t.shape}, the state gives {np.shape(values[name])}")
         for name, t in own.items():
-            t.hold(values[name])
+            t.hold(put(values[name], t.device))
 
     def to(self: Self, device: str) -> Self:
         """Move every parameter and buffer, and its gradient, to a device, "cpu" or "cuda"; returns itself.

@@ -185,7 +185,8 @@ def _write(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`: x moves on to the result; without a tape, in its own buffer where nobody else sees it."""
     x.refuse_as_view("x[...] = v")
     index = _plain(index)
-    if x.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or mode() & TRACING:
+    on_device = x.device != "cpu"
+    if on_device or x.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or mode() & TRACING:
         return x._become(setitem(x, value, index), "x[...] = v")
     raw = value.numpy() if isinstance(value, Tensor) else value if type(value) in NUMBERS else from_user(value)
     target = x.buffer()

@@ -34,9 +34,9 @@ def training_step(model: Module, optimizer: Optimizer, loss: Callable[[Any, Any]
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         value = loss(model(x), y)
-        finite = bool(abs(value) < np.inf) if looks and mode() & TRACING else isfinite(value._value)
+        finite = bool(abs(value) < np.inf) if looks and mode() & TRACING else isfinite(value.item())
         if not finite:
-            raise NotFinite(float(value._value))
+            raise NotFinite(float(value.item()))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -54,6 +54,7 @@ class Epochs:
     ) -> None:  # fmt: skip
         self._arrays, self._size = arrays, size
         self._given = model, optimizer, loss
+        self._device = optimizer.parameters[0].device
         self._step: Any = training_step(*self._given, looks=False)
         self._batches: dict[int, Batches] = {}  # by their rows; the last batch of an epoch may have fewer
         self._native = compile
@@ -87,7 +88,7 @@ class Epochs:
         """Run one batch, which may record it; the loss."""
         from ..compiler.errors import CompileError
 
-        batch = [tensor(a[rows]) for a in self._arrays]
+        batch = [tensor(a[rows], device=self._device) for a in self._arrays]
         recordings = getattr(self._step, "recordings", 0)
         try:
             number = float(self._step(*batch).item())

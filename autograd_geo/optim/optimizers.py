@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..cuda.array import DeviceArray, on_host
-from ..device import put
+from ..device import device_of, put
 from ..tape import TRACING, mode, no_grad, tracer
 from ..tensor import Tensor, wrap
 from ..value import unmasked
@@ -49,8 +49,7 @@ class Optimizer:
                 self._step_on_device(p, g, state)
             elif g is not None:
                 out = p.buffer()  # first: any further reference would make it a new one
-                if not state:
-                    state |= self.initial(p._value)
+                self._settle(p, state)
                 change, fresh = self.update(p._value, g._value, state, self)
                 state |= fresh
                 p.hold(np.subtract(p._value, change, out=out))
@@ -58,13 +57,20 @@ class Optimizer:
     def _step_on_device(self, p: Tensor, g: Tensor, state: State) -> None:
         """The same as ops on tensors, which run where the parameter is."""
         with no_grad():
-            if not state:
-                state |= self._initial(p)
+            self._settle(p, state)
             held = {name: wrap(v) if isinstance(v, DeviceArray) else v for name, v in state.items()}
             change, fresh = self.update(p.detach(), g.detach(), held, self)
             new = (p.detach() - change)._value
         state |= {name: v._value if isinstance(v, Tensor) else v for name, v in fresh.items()}
         p.hold(new)
+
+    def _settle(self, p: Tensor, state: State) -> None:
+        """What is accumulated is where the parameter is, also after that has moved."""
+        if not state:
+            state |= self._initial(p)
+        for name, v in state.items():
+            if isinstance(v, np.ndarray | DeviceArray) and device_of(v) != p.device:
+                state[name] = put(v, p.device)
 
     def _initial(self, p: Tensor) -> State:
         """What is accumulated for a parameter before its first update, where the parameter is."""
@@ -80,8 +86,7 @@ class Optimizer:
             for p, state in zip(self.parameters, self.state, strict=True):
                 g = p.grad
                 if g is not None:
-                    if not state:
-                        state |= self._initial(p)
+                    self._settle(p, state)
                     slots = {name: tracer.slot(state, name) for name in state}
                     change, fresh = self.update(p, g, slots, settings)
                     tracer.assign(p, p - change)
