@@ -17,7 +17,7 @@ import numpy as np
 from numpy import add, float64, ndarray
 
 from .cuda.array import DeviceArray, on_host
-from .op import Rule, functions
+from .op import Rule, functions, registry
 from .support import Support, doubts
 from .tape import (
     CONSTANT,
@@ -36,7 +36,7 @@ from .tape import (
     watcher,
 )
 from .tensor import Tensor, constant, entry_of, tensor, wrap
-from .value import SCALAR, UNSHARED, Value, as_value, from_user
+from .value import SCALAR, UNSHARED, Value, as_value, from_user, strong
 
 
 class Seed(NamedTuple):
@@ -189,7 +189,7 @@ def _loop(
             elif quiet and type(before) is ndarray and getrefcount(before) <= _ALONE and before.base is None:
                 before += c  # an array that only the dict of cotangents holds
             else:
-                total = before + c
+                total = added(before, c)
                 if type(total) is not float and type(total) is not ndarray and not traced:
                     total = as_value(total)
                 cotangents[source] = total
@@ -202,6 +202,13 @@ def _loop(
 
 
 _ALONE = UNSHARED + 1
+
+
+def added(x: Any, y: Any) -> Any:
+    """The sum of two cotangents, where they are."""
+    if type(x) is DeviceArray or type(y) is DeviceArray:
+        return registry["add"].evaluate([strong(x), strong(y)], {})
+    return x + y
 
 
 def _on_device(rule: Rule, g: Any, entry: Entry) -> Value:
@@ -304,7 +311,7 @@ def backward(
         for _, leaf, g in events(entry, seed, retain=retain, quiet=True):
             leaf = leaf.root or leaf
             if leaf.grad is not None:
-                g = as_value(leaf.grad._value + g)
+                g = as_value(added(leaf.grad._value, g))
             leaf.grad = total = Tensor()
             total._value, total._entry = g, None
         return

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .backward import Accumulate, Local, Write, events, fit, seed_of
+from .backward import Accumulate, Local, Write, added, events, fit, seed_of
 from .cuda.array import DeviceArray
 from .declare import pointwise
 from .memory import afford
@@ -299,7 +299,7 @@ def _pushes(
             pushed = _push(entry, k, known[source], traced)
             yield Local, entry, k, known[source], pushed
             before = known.get(entry)
-            known[entry] = pushed if before is None else before + pushed
+            known[entry] = pushed if before is None else added(before, pushed)
             if before is not None:
                 yield Accumulate, entry, pushed, known[entry]
     for entry in ends:

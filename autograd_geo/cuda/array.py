@@ -59,14 +59,6 @@ class DeviceArray:
             "version": 3, "stream": self._block.stream,
         }  # fmt: skip
 
-    def __add__(self, other: Any) -> Any:
-        """The sum of two cotangents."""
-        from ..op import registry
-
-        return registry["add"].evaluate([self, np.float64(other) if type(other) is float else other], {})
-
-    __radd__ = __add__
-
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._refuse()
 
