@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cuda.array import on_host
 from ..nn.module import Module
 from ..tape import TRACING, mode
 from ..tensor import Tensor, tensor
@@ -34,9 +35,9 @@ def training_step(model: Module, optimizer: Optimizer, loss: Callable[[Any, Any]
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         value = loss(model(x), y)
-        finite = bool(abs(value) < np.inf) if looks and mode() & TRACING else isfinite(value.item())
+        finite = bool(abs(value) < np.inf) if looks and mode() & TRACING else isfinite(on_host(value._value))
         if not finite:
-            raise NotFinite(float(value.item()))
+            raise NotFinite(float(on_host(value._value)))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
