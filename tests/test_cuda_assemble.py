@@ -27,7 +27,6 @@ from autograd_geo.cuda.matmul import (
     Launch,
     Tile,
     plan_matmul,
-    substitute,
 )
 from autograd_geo.op import registry
 
@@ -102,7 +101,7 @@ def test_epilogues_and_parts(dtype: str, arch: str) -> None:
     tile = next(t for t in TILES[dtype] if t.thread_m * t.thread_n == 32)
     body = registry["silu"].body
     assert body is not None
-    silu = substitute(body, {"x": expr.Call("+", (PRODUCT, BIAS))})
+    silu = expr.substitute(body, {"x": expr.Call("+", (PRODUCT, BIAS))})
     for parts in (1, 2):
         plan = launches(dtype, tile, arch, "rows", epilogue=silu, parts=parts)
         assert len(plan) == parts

@@ -18,7 +18,7 @@ from simulator import in_simulator
 
 from autograd_geo import expr
 from autograd_geo.cuda import fragments, matmul, matmul_source, simulated
-from autograd_geo.cuda.matmul import ADDEND, BIAS, PRODUCT, TILES, Plan, plan_matmul, substitute
+from autograd_geo.cuda.matmul import ADDEND, BIAS, PRODUCT, TILES, Plan, plan_matmul
 from autograd_geo.cuda.matmul_form import Form, Panel, Tile
 from autograd_geo.cuda.matmul_source import print_matmul
 from autograd_geo.cuda.simulated_tensor_cores import rounded
@@ -211,7 +211,7 @@ def test_blocks_of_several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     check(monkeypatch, "float32", 1, (matmul_source.GROUP + 2) * 8, 20, 4)
 
 
-RELU = substitute(registry["relu"].body, {"x": SUM})
+RELU = expr.substitute(registry["relu"].body, {"x": SUM})
 EPILOGUES: dict[str, tuple[expr.Node, Any]] = {
     "bias": (SUM, lambda x, c, bias: x + bias),
     "relu": (RELU, lambda x, c, bias: np.maximum(x + bias, 0)),

@@ -47,7 +47,7 @@ from .nodes import (
     product_formula,
     unknown_types,
 )
-from .powers import has_power, powers_in, substitute
+from .powers import has_power, powers_in
 from .trace import Tracer
 
 #: Products of matrices with up to this many multiplications are loops, larger ones are left to BLAS.
@@ -179,7 +179,7 @@ class Graph:
         if formula is None:
             names: dict[str, expr.Node] = {k: expr.Num(float(v)) for k, v in attrs.items()}
             formula = _formulas[key] = Formula(
-                substitute(body, names | {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}), at
+                expr.substitute(body, names | {x: expr.Var(f"a{k}") for k, x in enumerate(inputs)}), at
             )
         return self.map(formula, nodes, shape, dtype, entry)
 

@@ -13,14 +13,6 @@ from ..value import SCALAR
 from .nodes import CONST, Node
 
 
-def substitute(node: expr.Node, names: dict[str, expr.Node]) -> expr.Node:
-    if isinstance(node, expr.Var):
-        return names.get(node.name, node)
-    if isinstance(node, expr.Call):
-        return expr.Call(node.fn, tuple(substitute(a, names) for a in node.args))
-    return node
-
-
 @cache
 def has_power(op: Op) -> bool:
     def visit(node: expr.Node) -> bool:
@@ -41,7 +33,7 @@ def powers_in(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> expr.Node:
             known["y"] = expr.Num(float(exponent.data))
     single = {x for x, a in zip(op.inputs, args, strict=True) if not isinstance(a, Node) or not a.shape}
     floats = all(not isinstance(a, Node) or (a.shape, a.dtype) == SCALAR for a in args)
-    return _powers(substitute(op.body, known), single, floats)
+    return _powers(expr.substitute(op.body, known), single, floats)
 
 
 def _root_of_float(x: expr.Node) -> expr.Node:

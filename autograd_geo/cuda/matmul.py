@@ -30,7 +30,6 @@ __all__ = [
     "Plan",
     "Tile",
     "plan_matmul",
-    "substitute",
 ]
 
 _OPERATORS = frozenset(["+", "-", "*", "/", "u-", "**", "<", "<=", ">", ">=", "==", "!=", "&", "|"])
@@ -215,12 +214,3 @@ def _called(node: expr.Node) -> frozenset[str]:
     if isinstance(node, expr.Call):
         return frozenset([node.fn]).union(*map(_called, node.args))
     return frozenset()
-
-
-def substitute(node: expr.Node, values: Mapping[str, expr.Node]) -> expr.Node:
-    """An expression with others in the place of variables: an activation, say, of the product and the bias."""
-    if isinstance(node, expr.Var):
-        return values.get(node.name, node)
-    if isinstance(node, expr.Call):
-        return expr.Call(node.fn, tuple(substitute(x, values) for x in node.args))
-    return node

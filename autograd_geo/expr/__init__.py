@@ -6,7 +6,7 @@ A declaration is a formula, `"softplus(x) = maximum(x, 0) + log1p(exp(-abs(x)))"
 
 from __future__ import annotations
 
-from .algebra import ONE, ZERO, negative, rename, simplify, support, times
+from .algebra import ONE, ZERO, negative, rename, simplify, substitute, support, times
 from .code import ARRAY_CODES, FLOAT_CODES, NUMPY, SCALAR, source
 from .nodes import CONSTANTS, PRIMITIVES, Call, Node, Num, Primitive, Var, names_in
 from .notation import is_square, label, latex, mathml
@@ -40,6 +40,7 @@ __all__ = [
     "rename",
     "simplify",
     "source",
+    "substitute",
     "support",
     "times",
 ]

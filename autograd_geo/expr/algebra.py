@@ -60,15 +60,18 @@ def support(node: Node) -> Node:
     return fold(node, make)
 
 
+def substitute(node: Node, values: Mapping[str, Node]) -> Node:
+    """The expression with others in the place of variables."""
+
+    def replaced(n: Node, args: Sequence[Node]) -> Node:
+        return values.get(n.name, n) if isinstance(n, Var) else Call(n.fn, tuple(args)) if isinstance(n, Call) else n
+
+    return fold(node, replaced)
+
+
 def rename(node: Node, names: Mapping[str, str]) -> Node:
     """The expression with other names for its variables."""
-
-    def make(n: Node, args: Sequence[Node]) -> Node:
-        if isinstance(n, Var):
-            return Var(names.get(n.name, n.name))
-        return Call(n.fn, tuple(args)) if isinstance(n, Call) else n
-
-    return fold(node, make)
+    return substitute(node, {old: Var(new) for old, new in names.items()})
 
 
 _FOLD: dict[str, Callable[[float, float], float]] = {
