@@ -11,6 +11,11 @@ import pytest
 if any(importlib.util.find_spec(name) is None for name in ("numba", "numba_cuda", "cuda")):
     pytest.skip("needs the extra `cuda`", allow_module_level=True)
 
+from numba.core import config
+
+if config.ENABLE_CUDASIM:
+    pytest.skip("Numba simulates a device; NUMBA_ENABLE_CUDASIM=0 to compile for one", allow_module_level=True)
+
 import sass
 
 from autograd_geo import expr
