@@ -119,7 +119,9 @@ def events(
         yield from _loop(output, seed, order, cotangents, traced, quiet, done, support)
     for entry, g in cotangents.items():
         if g is not None:
-            yield Write, entry, g if type(g) is not DeviceArray or type(entry.value) is DeviceArray else on_host(g)
+            if type(g) is DeviceArray and type(entry.value) in (float, ndarray):  # a leaf on the host
+                g = on_host(g)
+            yield Write, entry, g
 
 
 def _on_device_with_support(

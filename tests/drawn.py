@@ -57,6 +57,13 @@ class Call(NamedTuple):
         make = _OURS.get(self.name)
         return make(*args, **self.attrs) if make else functions[self.name](*args, **self.attrs)
 
+    def of_floating(self, *xs: Any) -> Any:
+        """What we return for other values of the operands that can require a gradient."""
+        args: list[Any] = list(self.args)
+        for k, x in zip(self.floating, xs, strict=True):
+            args[k] = x
+        return self.ours(*args)
+
     def theirs(self) -> Any:
         """What NumPy or SciPy returns."""
         if (make := _THEIRS.get(self.name)) is not None:

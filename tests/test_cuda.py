@@ -426,3 +426,10 @@ def test_items_are_assigned() -> None:
     x[0] = 5
     x[1:] = ag.tensor([7.0, 8.0], device="cuda")
     assert x.device == "cuda" and x.tolist() == [5.0, 7.0, 8.0]
+
+
+def test_gradients_of_what_no_rule_reads_are_where_the_argument_is() -> None:
+    x = ag.tensor([1.0, 2.0], device="cuda")
+    for fn in (lambda x: x.sum(), lambda x: (x + 1.0).sum() * 2.0):
+        assert ag.grad(fn)(x).device == "cuda"
+        assert ag.compile(ag.grad(fn))(x).device == "cuda"

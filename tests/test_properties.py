@@ -207,11 +207,7 @@ def check_dot(call: Call) -> None:
     if isinstance(outcome(call.ours), Exception) or not call.floating:
         return
 
-    def run(*xs: Any) -> Any:
-        args: list[Any] = list(call.args)
-        for k, x in zip(call.floating, xs, strict=True):
-            args[k] = x
-        return call.ours(*args)
+    run = call.of_floating
 
     if call.ours().dtype.kind == "f" and call.name != "astype":  # which rounds
         with np.errstate(all="ignore"):
@@ -295,11 +291,7 @@ def check_compiled(call: Call) -> None:
     if isinstance(outcome(call.ours), Exception) or not call.floating:
         return
 
-    def run(*xs: Any) -> Any:
-        args: list[Any] = list(call.args)
-        for k, x in zip(call.floating, xs, strict=True):
-            args[k] = x
-        return call.ours(*args)
+    run = call.of_floating
 
     def both(*xs: Any) -> Any:
         out = run(*xs)

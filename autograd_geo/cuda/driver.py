@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .array import DeviceError
+from .fragments import is_simulated
 from .words import words
 
 _INSTALL = 'pip install "autograd-geo[cuda]"'
@@ -220,7 +221,7 @@ def _find() -> tuple[Driver | None, str]:
         cuda: Any = importlib.import_module("numba.cuda")  # it has no types
     except ImportError as error:
         return None, f"numba cannot be imported ({error}); {_INSTALL}"
-    if "simulator" in cuda.jit.__module__:
+    if is_simulated():
         return Simulator(cuda), ""
     if ctypes.util.find_library("cuda") is None:
         return None, "no CUDA driver (libcuda) was found: this machine has no NVIDIA GPU, or it lacks its driver"

@@ -18,10 +18,10 @@ from .driver import driver
 class Block:
     """Memory of a tensor; it goes back to the pool when the last one that holds it is gone."""
 
-    __slots__ = ("_memory", "_pool", "_room", "address", "size")
+    __slots__ = ("_memory", "_pool", "_room", "address")
 
-    def __init__(self, pool: Pool, memory: Any, address: int, room: int, size: int) -> None:
-        self._pool, self._memory, self.address, self._room, self.size = pool, memory, address, room, size
+    def __init__(self, pool: Pool, memory: Any, address: int, room: int) -> None:
+        self._pool, self._memory, self.address, self._room = pool, memory, address, room
 
     @property
     def stream(self) -> int | None:
@@ -41,7 +41,7 @@ class Block:
             self._pool.driver.write(self.address, np.ascontiguousarray(array))
 
     def __del__(self) -> None:
-        self._pool.give_back(self._memory, self.address, self._room, self.size)
+        self._pool.give_back(self._memory, self.address, self._room)
 
 
 def room_of(size: int) -> int:
@@ -74,7 +74,7 @@ class Pool:
             else:
                 memory, address = self._allocate(room)
             self.used += room
-        return Block(self, memory, address, room, size)
+        return Block(self, memory, address, room)
 
     def _allocate(self, room: int) -> tuple[Any, int]:
         try:
@@ -91,7 +91,7 @@ class Pool:
                 f"free, tensors hold {self.used / 1e9:.3g} GB. Use smaller batches, or delete what is not needed"
             ) from error
 
-    def give_back(self, memory: Any, address: int, room: int, size: int) -> None:
+    def give_back(self, memory: Any, address: int, room: int) -> None:
         with self._lock:
             self._free.setdefault(room, []).append((memory, address))
             self.used -= room

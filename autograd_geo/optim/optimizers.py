@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..cuda.array import DeviceArray, on_host
-from ..device import device_of, put
+from ..device import put
 from ..tape import TRACING, mode, no_grad, tracer
 from ..tensor import Tensor, wrap
 from ..value import unmasked
@@ -68,9 +68,9 @@ class Optimizer:
         """What is accumulated is where the parameter is, also after that has moved."""
         if not state:
             state |= self._initial(p)
-        for name, v in state.items():
-            if isinstance(v, np.ndarray | DeviceArray) and device_of(v) != p.device:
-                state[name] = put(v, p.device)
+        elsewhere = DeviceArray if p.device == "cpu" else np.ndarray
+        if elsewhere in map(type, state.values()):
+            state |= {name: put(v, p.device) for name, v in state.items() if type(v) is elsewhere}
 
     def _initial(self, p: Tensor) -> State:
         """What is accumulated for a parameter before its first update, where the parameter is."""
