@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,10 +57,10 @@ class Call(NamedTuple):
         make = _OURS.get(self.name)
         return make(*args, **self.attrs) if make else functions[self.name](*args, **self.attrs)
 
-    def of_floating(self, *xs: Any) -> Any:
-        """What we return for other values of the operands that can require a gradient."""
+    def of(self, places: Sequence[int], *xs: Any) -> Any:
+        """What we return for other values of these operands."""
         args: list[Any] = list(self.args)
-        for k, x in zip(self.floating, xs, strict=True):
+        for k, x in zip(places, xs, strict=True):
             args[k] = x
         return self.ours(*args)
 

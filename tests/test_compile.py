@@ -376,6 +376,67 @@ def test_assigning_to_outer_variables_is_refused() -> None:
         ag.compile(fn)(np.ones(2))
 
 
+def test_what_is_refused_leaves_all_as_it_was() -> None:
+    leaf, plain = ag.tensor([1.0, 2.0], requires_grad=True), ag.tensor([3.0, 4.0])
+    argument, array = ag.tensor([5.0, 6.0]), np.zeros(2)
+    parameter, generator = ag.nn.Parameter([1.0, -1.0]), ag.random.Generator(3)
+    optimizer = ag.optim.Adam([parameter], lr=0.1)
+    leaf.sum().backward()
+    held, mark = leaf.grad, generator.mark()
+
+    def fn(x: Any, array: Any) -> None:
+        leaf.assign(leaf * 2)
+        plain.assign(plain + generator.normal(2))
+        x[0] = 7.0
+        ((parameter * leaf) ** 2).sum().backward()
+        optimizer.step()
+        array[0] = 1.0  # refused
+
+    with pytest.raises(TypeError, match="writes into an array"):
+        ag.compile(fn)(argument, array)
+    for t, values in ((leaf, [1.0, 2.0]), (plain, [3.0, 4.0]), (argument, [5.0, 6.0]), (parameter, [1.0, -1.0])):
+        np.testing.assert_array_equal(t.numpy(), values)
+    assert leaf.grad is held and parameter.grad is None and generator.mark() == mark
+    assert all(not np.any(v) for v in optimizer.state_dict()["state"][0].values())
+    (leaf * plain).sum().backward()  # still a leaf, and what was recorded is gone
+    np.testing.assert_array_equal(leaf.grad.numpy(), [4.0, 5.0])
+
+
+def test_what_fails_after_the_function_ran_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = ag.tensor([1.0, 2.0], requires_grad=True)
+
+    def step() -> None:
+        (w**2).sum().backward()
+        w.assign(w - 0.1 * w.grad)
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    fast = ag.compile(step)
+    with monkeypatch.context() as patch:
+        patch.setattr("autograd_geo.compiler.function.Program", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fast()
+    np.testing.assert_array_equal(w.numpy(), [1.0, 2.0])
+    assert w.grad is None and w.requires_grad and w.is_leaf
+    fast()
+    np.testing.assert_allclose(w.numpy(), [0.8, 1.6])
+
+
+@pytest.mark.parametrize("value", [-2, 300, 2**63, 2**64, -(2**63) - 1])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "uint64"])
+def test_comparisons_with_numbers_beyond_the_dtype_are_numpys(dtype: str, value: int) -> None:
+    x = np.array([0, 1, 127], dtype)
+
+    def compared(x: Any) -> Any:
+        return [x < value, x >= value, x == value, x != value]
+
+    fast = ag.compile(compared)
+    for _ in range(2):
+        for a, b in zip(fast(ag.tensor(x)), compared(x), strict=True):
+            np.testing.assert_array_equal(a.numpy(), b)
+
+
 def test_random_draws_are_drawn_anew_in_each_call() -> None:
     def masked(x: Any) -> Any:
         ag.random.normal(2)  # a draw that nothing depends on takes its stream all the same

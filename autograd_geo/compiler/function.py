@@ -252,10 +252,12 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         return wrap(x._value) if owner is None else owner
 
     now = mode()
+    undone: type[BaseException] = CompileError  # the function's own exceptions leave behind what it has done
     try:
         with traced_by(tracer):
             passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
             result = fn(*passed_args, **passed_kwargs)
+        undone = BaseException
         differentiable = {
             k: t for k, t in enumerate(leaves(result))
             if isinstance(t, Tensor) and t.requires_grad and not tracer.place_of(t) and _reaches_leaf(t)
@@ -286,6 +288,9 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             returned = recorded.pullback.attach(returned, args, kwargs)
         outline.args, outline.kwargs = map_leaves(_without_memory, (args, kwargs))
         return returned, recorded
+    except undone:
+        tracer.undo()
+        raise
     finally:
         tracer.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ from .nodes import (
     product_formula,
     unknown_types,
 )
+from .phrases import limits
 from .powers import has_power, powers_in
 from .trace import Tracer
 
@@ -162,6 +163,7 @@ class Graph:
                     return x
         at = dtype
         if dtype.kind == "b":  # a comparison happens in the dtype of what is compared
+            args = _in_range(args)
             at = np.result_type(*[x.dtype if isinstance(x, Node) else x for x in args])
         body = op.body
         if at.kind == "f" and has_power(op):
@@ -355,6 +357,15 @@ def _is_one(x: Any) -> bool:
 
 def _literal_dtype(x: Any, at: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(bool) if type(x) is bool else at
+
+
+def _in_range(args: Sequence[Any]) -> Sequence[Any]:
+    """Operands of a comparison; an integer beyond the dtype that it is compared in is an infinity."""
+    dtypes = [x.dtype for x in args if isinstance(x, Node)]
+    if not dtypes or (at := np.result_type(*dtypes)).kind not in "iu":
+        return args
+    low, high = limits(at)
+    return [x if type(x) is not int or low <= x <= high else inf if x > 0 else -inf for x in args]
 
 
 def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:

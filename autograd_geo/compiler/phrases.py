@@ -74,8 +74,11 @@ _CASTS = {"d": "f8", "f": "f4", "bool": "b1", "b": "i1", "h": "i2", "i": "i4", "
 
 
 def typed(char: str, value: float) -> str:
-    if char in "df":
-        return f"{_CASTS[char]}({float(value)!r})"  # inf and nan are names in a kernel's module
+    """A number of a dtype; one that is no integer is a float beside integers too, as the infinity in isfinite."""
+    if char in "df" or value % 1 != 0:
+        return (
+            f"{_CASTS[char if char in 'df' else 'd']}({float(value)!r})"  # inf and nan are names in a kernel's module
+        )
     return f"{_CASTS[char]}({int(value)})"
 
 

@@ -61,6 +61,15 @@ class Held:
     entry: Entry | None
     node: Entry  # what stands for its value in the recording
     gradient: Tensor | None
+    value: Value
+
+    def restore(self) -> None:
+        """Give it back the value and the gradient with which it was found."""
+        self.tensor._value, self.tensor._entry = self.value, self.entry
+        if self.owner._value is not self.value:
+            self.owner.hold(self.value)
+        if self.entry is not None:
+            (self.entry.root or self.entry).grad = self.gradient
 
 
 @dataclass(slots=True)
@@ -71,6 +80,7 @@ class Slot:
     name: str
     found: Tensor
     new: Tensor
+    before: Any  # what was there
 
     @property
     def whole(self) -> bool:
@@ -143,6 +153,7 @@ class Tracer:
         self._grads_known: set[Entry] = set()
         self._forgotten: set[Entry] = set()  # leaves whose gradient the function sets, whatever it was
         self._slots: dict[tuple[int, str], Slot] = {}
+        self._marks: dict[Generator, tuple[int, int]] = {}  # where generators were before the first draw
         #: What has to hold besides inputs' shapes and dtypes.
         self.guards: list[Place] = []
 
@@ -254,7 +265,7 @@ class Tracer:
             node = leaf(x._value, TRACED) if entry is None else entry
             place = place or Place("{0}", x)
             gradient = None if entry is None else (entry.root or entry).grad
-            held = Held(place, x, x if owner is None else owner, entry, node, gradient)
+            held = Held(place, x, x if owner is None else owner, entry, node, gradient, x._value)
             self._held[id(x)] = held
             if entry is not None:
                 self._leaves[entry.root or entry] = held
@@ -284,6 +295,7 @@ class Tracer:
 
     def draw(self, generator: Generator, name: str, args: Sequence[Any]) -> Tensor:
         """Random numbers, drawn anew in each call: what the generator's method of this name returns for `args`."""
+        self._marks.setdefault(generator, generator.mark())
         with untraced():
             value = from_user(getattr(generator, name)(*args))
         entry = leaf(value, TRACED)
@@ -329,7 +341,7 @@ class Tracer:
                 entry = leaf(value if type(value) is DeviceArray else from_user(value), TRACED)
                 self.inputs[entry] = Input(entry, place, private=True)
                 found = wrap(entry.value, entry)
-            self._slots[key] = Slot(state, name, found, found)
+            self._slots[key] = Slot(state, name, found, found, value)
         return self._slots[key].new
 
     def fill(self, state: dict[str, Any], name: str, new: Tensor) -> None:
@@ -452,6 +464,15 @@ class Tracer:
                 changes.append(Change("slot", slot, slot.found._entry, self.source(slot.new)))
                 slot.put(slot.new._value)
         return changes
+
+    def undo(self) -> None:
+        """Leave what is outside as it was found, as there will be no program; only NumPy arrays keep what was written."""
+        for held in self._held.values():
+            held.restore()
+        for slot in self._slots.values():
+            slot.state[slot.name] = slot.before
+        for generator, mark in self._marks.items():
+            generator.rewind(mark)
 
     def close(self) -> None:
         """Cut what outlives the recording from it: it was recorded for the program only."""

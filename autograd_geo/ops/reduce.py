@@ -195,6 +195,7 @@ def std(x: Any, /, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> 
 )  # fmt: skip
 def _norm(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
     """Euclidean (Frobenius) norm over `axis`, without overflow or underflow; its derivative at 0 is 0."""
+    x = x if x.dtype.kind == "f" else x / 1.0
     largest = _largest(np.abs(x), axis, 0.0)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0).astype(x.dtype)
     root = np.sqrt(np.sum((x / scale) ** 2, axis=axis, keepdims=True)) * scale
