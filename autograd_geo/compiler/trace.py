@@ -466,7 +466,7 @@ class Tracer:
         return changes
 
     def undo(self) -> None:
-        """Leave what is outside as it was found, as there will be no program; only NumPy arrays keep what was written."""
+        """Leave what is outside as it was found; only NumPy arrays keep what the function wrote into them."""
         for held in self._held.values():
             held.restore()
         for slot in self._slots.values():
