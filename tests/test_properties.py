@@ -179,6 +179,8 @@ def check_passes(call: Call) -> None:
     """One reverse pass, whether its values are arrays, recorded tensors or the steps of a lesson."""
     if isinstance(outcome(call.ours), Exception) or not call.floating:
         return
+    if any(type(a) is float and 0 < abs(a) < np.finfo(np.float32).tiny for a in call.args):
+        return  # zero or not, in single precision
     names = [f"x{k}" for k in call.floating]
 
     def recorded() -> tuple[Any, list[Any]]:
@@ -203,8 +205,9 @@ def check_passes(call: Call) -> None:
             continue
         assert a.grad.dtype == b.grad.dtype == np.asarray(state[name]).dtype == a.dtype
         np.testing.assert_array_equal(state[name], a.grad.numpy(), "the steps of a lesson differ from backward")
-        eps = np.finfo(a.dtype).eps  # a literal beside single precision is rounded once more, or once less
-        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), 8 * eps if a.dtype != np.float64 else 0)
+        single = a.dtype != np.float64  # a literal beside single precision is rounded once more, or once less
+        eps, least = np.finfo(np.float32).eps * single, np.finfo(np.float32).smallest_subnormal * single
+        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), 8 * eps, 8 * least)
 
 
 def check_dot(call: Call) -> None:
@@ -381,12 +384,14 @@ ANY_CALL = st.one_of(pointwise(dtypes=FLOATING), others(dtypes=FLOATING))
 @example(NEW_AXIS)
 @example(Call("multiply", (np.ones(3, np.float32), np.array(2.0))))
 @example(Call("power", (np.array(2.0), np.full(3, 2, np.float32))))
+@example(Call("power", (np.array(0.0, np.float32), 5e-324)))
 def test_passes_are_one(call: Call) -> None:
     check_passes(call)
 
 
 @eager(0.1, 100)
 @given(st.one_of(pointwise(dtypes=["float64"], names=SMOOTH, ordinary=True), others(dtypes=["float64"], ordinary=True)))
+@example(Call("power", (np.array(2.585625), np.array([2.585625]))))
 def test_forward_mode_is_the_transpose_of_reverse(call: Call) -> None:
     check_dot(call)
 
