@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,79 @@ def test_training_gives_the_same_numbers(make: Any, compiled: bool) -> None:
     """Dropout included: its random numbers are those of the CPU."""
     for a, b in zip(trained("cuda", compiled, make), trained("cpu", False, make), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_all_parameters_are_updated_in_one_launch(compiled: bool) -> None:
+    def of(device: str) -> Any:
+        rng = np.random.default_rng(0)
+        values = [rng.normal(size=s) for s in ((3, 4), (4,), (2, 3), (1,), ())]
+        parameters = [ag.nn.Parameter(ag.tensor(v, device=device)) for v in values]
+        here = ag.nn.Parameter(np.ones(2))  # on the CPU, whatever the others are on
+        optimizer = ag.optim.Adam([*parameters, here], lr=0.1)
+
+        def step() -> None:
+            for p in parameters:
+                p.grad = ag.tensor(p.detach() * 0.5)
+            optimizer.step()
+
+        here.grad = ag.tensor([1.0, -1.0])
+        for _ in range(3):
+            step()
+        if compiled:
+            here.grad = None
+            step = ag.compile(step)
+            for _ in range(3):
+                step()
+        return optimizer, step, [p.numpy() for p in (*parameters, here)]
+
+    (optimizer, step, found), (_, _, wanted) = of("cuda"), of("cpu")
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    recorded = (step if compiled else optimizer._step_there).recorded[0]
+    assert len(recorded.made.program.sources) == 1
+
+
+def test_an_optimiser_whose_gradients_come_and_go() -> None:
+    parameters = [ag.nn.Parameter(ag.tensor([1.0, 2.0], device="cuda")) for _ in range(6)]
+    optimizer = ag.optim.SGD(parameters, lr=0.5)
+    wanted = np.full((6, 2), [1.0, 2.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # op by op after so many recordings
+        for k in range(1, 40):
+            there = [bool(k >> n & 1) for n in range(6)]
+            for p, has in zip(parameters, there, strict=True):
+                p.grad = ag.tensor([1.0, 1.0], device="cuda") if has else None
+            optimizer.step()
+            wanted[there] -= 0.5
+    np.testing.assert_array_equal([p.numpy() for p in parameters], wanted)
+
+
+def test_launches_that_come_again_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same addresses they are captured; values that change in place of nothing are seen."""
+    from autograd_geo.cuda.driver import driver
+
+    captured: list[Any] = []
+    capture = driver().capture
+    monkeypatch.setattr(driver(), "capture", lambda launch: captured.append(launch) or capture(launch))
+    w, lr = ag.nn.Parameter(ag.tensor(np.linspace(-1.0, 1.0, 12).reshape(3, 4), device="cuda")), 0.1
+
+    @ag.compile
+    def step(x: Any, lr: Any) -> Any:
+        loss = (ag.tanh(x @ w) ** 2).sum()
+        w.grad = None
+        loss.backward()
+        w.assign(w.detach() - lr * w.grad)
+        return loss.detach()
+
+    rng, wanted = np.random.default_rng(0), w.numpy()
+    for k in range(24):
+        x = rng.normal(size=(5, 3))
+        z = np.tanh(x @ wanted)
+        assert step(ag.tensor(x, device="cuda"), lr / (k + 1)).item() == pytest.approx(np.sum(z**2), rel=1e-12)
+        wanted = wanted - lr / (k + 1) * x.T @ (2 * z * (1 - z**2))
+        np.testing.assert_allclose(w.numpy(), wanted, rtol=1e-11, atol=1e-13)
+    assert step.recordings == 1 and 1 <= len(captured) <= 4
 
 
 def test_a_compiled_function_follows_its_tensors_to_another_device() -> None:

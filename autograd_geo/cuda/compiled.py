@@ -68,7 +68,7 @@ class DeviceRecording:
         given = [*(graph.nodes[e] for e in self.numbers), *graph.inputs.values()]
         #: The shape and dtype of each of those, and whether it is on the device.
         self.specs = [(n.shape, n.dtype, isinstance(e.value, DeviceArray)) for e, n in graph.inputs.items()]
-        self.program = DeviceProgram(given, [graph.nodes[e] for e in there])
+        self.program = DeviceProgram(given, [graph.nodes[e] for e in there], replayed=True)
         self._there = {e: k for k, e in enumerate(there)}
 
     def run(self, numbers: Sequence[Any], arrays: Sequence[DeviceArray]) -> list[Any]:

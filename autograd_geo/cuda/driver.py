@@ -60,6 +60,9 @@ class Driver(Protocol):
     def copy(self, to: int, address: int, size: int) -> None:
         """So many bytes from one place on the device to another."""
 
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """What does again, as one, the launches that `launch` asks for, which does nothing else. None runs yet."""
+
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         """The kernel of this source with so many arguments, for blocks of so many threads, `resident` at once."""
 
@@ -72,6 +75,7 @@ class Simulator:
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
+        self._local = threading.local()
 
     def name(self) -> str:
         return "Numba's simulator"
@@ -98,6 +102,20 @@ class Simulator:
     def copy(self, to: int, address: int, size: int) -> None:
         ctypes.memmove(to, address, size)
 
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        captured: list[Callable[[], None]] = []
+        self._local.captured = captured
+        try:
+            launch()
+        finally:
+            self._local.captured = None
+
+        def replay() -> None:
+            for each in captured:
+                each()
+
+        return replay
+
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         scope = dict(names())
         filename = f"<autograd_geo kernel {next(_numbers)}>"
@@ -105,10 +123,17 @@ class Simulator:
         exec(compile(source, filename, "exec"), scope)
         kernel = self._cuda.jit(scope[re.findall(r"^def (\w+)", source, re.MULTILINE)[-1]])
 
-        def launch(grid: tuple[int, ...], shared: int, arguments: tuple[int, ...]) -> None:
+        def run(grid: tuple[int, ...], shared: int, arguments: tuple[int, ...]) -> None:
             with warnings.catch_warnings():  # a device does not warn
                 warnings.simplefilter("ignore", RuntimeWarning)
                 kernel[grid, threads, 0, shared](*arguments)
+
+        def launch(grid: tuple[int, ...], shared: int, arguments: tuple[int, ...]) -> None:
+            captured = getattr(self._local, "captured", None)
+            if captured is None:
+                run(grid, shared, arguments)
+            else:
+                captured.append(functools.partial(run, grid, shared, arguments))
 
         return launch
 
@@ -178,6 +203,28 @@ class Gpu:
         self._enter()
         self._checked(self._api.cuMemcpyDtoDAsync(to, address, size, self.stream))
 
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        self._enter()
+        api, checked = self._api, self._checked
+        stream = self._device.create_stream()  # of this capture's own: other threads launch meanwhile
+        handle = int(stream.handle)
+        checked(api.cuStreamBeginCapture(handle, api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        self._local.capturing = stream
+        try:
+            launch()
+        finally:
+            self._local.capturing = None
+            graph = checked(api.cuStreamEndCapture(handle))
+        try:
+            return _Graph(self, checked(api.cuGraphInstantiate(graph, 0)))
+        finally:
+            checked(api.cuGraphDestroy(graph))
+
+    def replay(self, graph: Any) -> None:
+        """Launch a captured graph."""
+        self._enter()
+        self._checked(self._api.cuGraphLaunch(graph, self.stream))
+
     def load(self, source: str, count: int, threads: int, resident: int, names: Names) -> Kernel:
         from cuda.core import LaunchConfig, ObjectCode
         from cuda.core import launch as run
@@ -198,10 +245,24 @@ class Gpu:
                 device = self._checked(self._api.cuDeviceGet(self._device.device_id))
                 self._checked(self._api.cuKernelSetAttribute(what, shared, kernel.handle, device))
                 allowed = shared
-            run(self._stream, LaunchConfig(grid=grid, block=threads, shmem_size=shared), kernel, *arguments)
+            stream = getattr(self._local, "capturing", None) or self._stream
+            run(stream, LaunchConfig(grid=grid, block=threads, shmem_size=shared), kernel, *arguments)
 
         launch.code = code  # type: ignore[attr-defined]  # the kernel is part of it
         return launch
+
+
+class _Graph:
+    """Launches that were captured; call it to do them again."""
+
+    def __init__(self, gpu: Gpu, graph: Any) -> None:
+        self._gpu, self._graph = gpu, graph
+
+    def __call__(self) -> None:
+        self._gpu.replay(self._graph)
+
+    def __del__(self) -> None:
+        self._gpu._api.cuGraphExecDestroy(self._graph)  # after it has run
 
 
 class _Freed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import heapq
 import threading
 from typing import Any
 
@@ -60,7 +61,7 @@ class Pool:
         #: Bytes that tensors use, and bytes that are kept for the next ones.
         self.used = 0
         self.kept = 0
-        self._free: dict[int, list[tuple[Any, int]]] = {}
+        self._free: dict[int, list[tuple[int, Any]]] = {}  # by size: heaps, so that a loop finds the same ones again
         self._lock = threading.RLock()  # a collection of garbage may give back in the middle of a take
 
     def take(self, size: int) -> Block:
@@ -69,7 +70,7 @@ class Pool:
         with self._lock:
             free = self._free.get(room)
             if free:
-                memory, address = free.pop()
+                address, memory = heapq.heappop(free)
                 self.kept -= room
             else:
                 memory, address = self._allocate(room)
@@ -93,7 +94,7 @@ class Pool:
 
     def give_back(self, memory: Any, address: int, room: int) -> None:
         with self._lock:
-            self._free.setdefault(room, []).append((memory, address))
+            heapq.heappush(self._free.setdefault(room, []), (address, memory))
             self.used -= room
             self.kept += room
 

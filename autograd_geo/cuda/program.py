@@ -8,53 +8,58 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.nodes import CALL, CONST, INPUT, MAP, PRODUCT, SCAN, SCATTER, Node
-from ..compiler.regions import Region, plan, storage
+from ..compiler.nodes import CALL, INPUT, MAP, PRODUCT, SCAN, SCATTER, Node
+from ..compiler.regions import Plan, Region, plan, storage
 from . import fragments
+from .arena import laid_out
 from .array import DeviceArray
 from .driver import Kernel, driver, kernel
 from .matmul import Launch, plan_matmul
 from .pool import Block, pool
 from .region import print_region
+from .replay import Replays
 from .steps import print_scan, print_scatter
+from .together import Work, is_given, joined
 
 _PRINTED = {SCAN: print_scan, SCATTER: print_scatter}
 
 
 class DeviceProgram:
-    """Computes `outputs` from `inputs`, nodes; run it with arrays on the device. It changes none of them."""
+    """Computes `outputs` from `inputs`, nodes; run it with arrays on the device. It changes none of them.
 
-    def __init__(self, inputs: Sequence[Node], outputs: Sequence[Node]) -> None:
-        self._device = driver()
+    What lies between is in one block of memory, which runs take anew: any number of threads may run it. If `replayed`,
+    launches that come at the same addresses again are captured, and then launched as one.
+    """
+
+    def __init__(self, inputs: Sequence[Node], outputs: Sequence[Node], replayed: bool = False) -> None:
+        self._device = device = driver()
         self._specs = [(n.shape, n.dtype) for n in outputs]
         found = plan(outputs, one_kind=True)
-        self._inputs, self._outputs = list(inputs), found.outputs
-        self._fixed: dict[int, Block] = {}  # constants and tables, once they are on the device
-        #: What runs, the buffers that it is given, and where each begins; an op without kernels stands for itself.
-        self._steps: list[tuple[Callable[..., None] | Node, list[Any], Sequence[int]]] = []
-        #: The source of each kernel, in order.
-        self.sources: list[str] = []
+        works: list[Work] = []
         for step in found.steps:
             if isinstance(step, Region):
-                printed = print_region(step, found, self._device.threads, self._device.blocks)
-                for source, blocks in printed.launches:
-                    self._add(source, blocks, printed.operands, printed.offsets)
+                works += self._region(step, found)
+            elif step.kind == PRODUCT:
+                works += self._product(step)
             elif step.kind == CALL:
                 operands = [*map(storage, step.args), step]
-                self._steps.append((step, operands, [0] * len(operands)))
-            elif step.kind == PRODUCT:
-                self._add_product(step)
+                works.append(Work(operands, [0] * len(operands), run=step))
             else:
                 source, operands, size = _PRINTED[step.kind](step)
-                blocks = max(1, min(self._device.blocks, -(-size // self._device.threads)))
-                self._add(source, blocks, operands, [0] * len(operands))
-        self._find_ends()
+                blocks = max(1, min(device.blocks, -(-size // device.threads)))
+                works.append(Work(operands, [0] * len(operands), source, blocks, size))
+        works = joined(works, device.threads, device.blocks)
+        #: The source of each kernel, in order.
+        self.sources = [work.source for work in works if work.source]
+        self._place(inputs, works, found.outputs)
+        calls_back = any(isinstance(work.run, Node) for work in works)
+        self._replays = Replays() if replayed and len(works) > 1 and not calls_back else None
 
-    def _add(self, source: str, blocks: int, operands: list[Any], offsets: Sequence[int]) -> None:
-        self._steps.append((functools.partial(kernel(source, len(operands)), blocks), operands, offsets))
-        self.sources.append(source)
+    def _region(self, region: Region, found: Plan) -> list[Work]:
+        printed = print_region(region, found, self._device.threads, self._device.blocks)
+        return [Work(printed.operands, printed.offsets, *launch) for launch in printed.launches]
 
-    def _add_product(self, node: Node) -> None:
+    def _product(self, node: Node) -> list[Work]:
         """A product of matrices (batch, m, k) and (batch, k, n), each of which may lie transposed."""
         b, m, k, n, turned_a, turned_b = node.data
         a_strides = (m * k, 1, m) if turned_a else (m * k, k, 1)
@@ -66,47 +71,69 @@ class DeviceProgram:
         operands: list[Any] = [*map(storage, node.args), node]
         if found.workspace:
             operands.append(Node(MAP, (found.workspace,), np.dtype(np.uint8)))
+        works = []
         for each in found.launches:
             run = _matmul(each.source, len(each.arguments), each.threads, each.resident)
-            self._steps.append((functools.partial(_launch, run, each), operands, [0] * len(operands)))
-            self.sources.append(each.source)
+            works.append(Work(operands, [0] * len(operands), each.source, run=functools.partial(_launch, run, each)))
+        return works
 
-    def _find_ends(self) -> None:
-        """After which step each value is not needed any more."""
-        kept = {id(n) for n in (*self._outputs, *self._inputs)}
-        last: dict[int, int] = {}
-        for k, (_, operands, _) in enumerate(self._steps):
-            last |= {id(x): k for x in operands}
-        self._ends: list[list[int]] = [[] for _ in self._steps]
-        for key, k in last.items():
-            if key not in kept:
-                self._ends[k].append(key)
+    def _place(self, inputs: Sequence[Node], works: Sequence[Work], outputs: Sequence[Node]) -> None:
+        """Say where each operand lies: in which of the blocks of memory of a run, and where in it."""
+        places = {id(n): (k, 0) for k, n in enumerate(inputs)}
+        self._constants: list[np.ndarray[Any, Any]] = []
+        for x in (x for operands in (*(work.operands for work in works), outputs) for x in operands):
+            if id(x) not in places and is_given(x):
+                assert not (isinstance(x, Node) and x.kind == INPUT), "an input that was not given"
+                places[id(x)] = (len(places), 0)
+                self._constants.append(x.data if isinstance(x, Node) else x)
+        first, own = len(places), {id(n): n for n in outputs if id(n) not in places}
+        places |= {key: (first + k, 0) for k, key in enumerate(own)}
+        #: The bytes of memory that a run takes: for outputs, and for all that is between.
+        self._rooms = [max(1, n.size * n.dtype.itemsize) for n in own.values()]
+        between, size = laid_out(works, places.keys())
+        places |= {key: (first + len(own), offset) for key, offset in between.items()}
+        self._rooms += [size] if size else []
+        self._steps: list[tuple[Callable[..., None] | Node, int, list[tuple[int, int]]]] = []
+        for work in works:
+            run = kernel(work.source, len(work.operands)) if work.run is None else work.run
+            at = [places[id(x)] for x in work.operands]
+            spots = [(k, offset + further) for (k, offset), further in zip(at, work.offsets, strict=True)]
+            self._steps.append((run, work.blocks, spots))
+        self._found = [places[id(n)][0] for n in outputs]
+
+    @functools.cached_property
+    def _fixed(self) -> list[DeviceArray]:
+        """Constants and tables, once they are on the device."""
+        return [DeviceArray(upload(x), x.shape, x.dtype) for x in self._constants]
 
     def run(self, *arrays: DeviceArray) -> list[DeviceArray]:
         """The outputs, for inputs in order. Raises MemoryError; then nothing has changed."""
-        blocks: dict[int, Any] = {id(n): x for n, x in zip(self._inputs, arrays, strict=True)}
+        blocks: list[Any] = [*arrays, *self._fixed, *[pool().take(size) for size in self._rooms]]
+        bases = tuple([b.address for b in blocks])
+        if self._replays is not None:
+            self._replays.run(bases, functools.partial(self._launch, bases))
+        else:
+            self._launch(bases)
+        return [_array(blocks[k], *spec) for k, spec in zip(self._found, self._specs, strict=True)]
 
-        def memory(x: Any) -> Any:
-            if id(x) in blocks:
-                return blocks[id(x)]
-            if isinstance(x, np.ndarray) or x.kind == CONST:
-                if id(x) not in self._fixed:
-                    self._fixed[id(x)] = upload(x if isinstance(x, np.ndarray) else x.data)
-                return self._fixed[id(x)]
-            assert x.kind != INPUT, "an input that was not given"
-            block = blocks[id(x)] = pool().take(max(1, x.size * x.dtype.itemsize))
-            return block
-
-        for (what, operands, offsets), ends in zip(self._steps, self._ends, strict=True):
+    def _launch(self, bases: Sequence[int]) -> None:
+        for what, blocks, spots in self._steps:
+            addresses = [bases[k] + offset for k, offset in spots]
             if isinstance(what, Node):
-                blocks[id(what)] = upload(
-                    _called(what, [_array(memory(x), a) for x, a in zip(operands[:-1], what.args, strict=True)])
-                )
+                self._call(what, addresses)
+            elif blocks:
+                what(blocks, *addresses)
             else:
-                what(*[memory(x).address + o for x, o in zip(operands, offsets, strict=True)])
-            for key in ends:
-                blocks.pop(key, None)
-        return [_array(memory(n), None, *spec) for n, spec in zip(self._outputs, self._specs, strict=True)]
+                what(*addresses)
+
+    def _call(self, node: Node, addresses: Sequence[int]) -> None:
+        """An op without kernels, by NumPy on the host."""
+        op, attrs = node.data
+        values = [np.empty(a.shape, a.dtype) for a in node.args]
+        for x, address in zip(values, addresses, strict=False):
+            self._device.read(address, x)
+        found = np.asarray(op.evaluate([x if x.shape else x[()] for x in values], attrs), node.dtype)
+        self._device.write(addresses[-1], np.ascontiguousarray(found))
 
 
 @functools.cache
@@ -119,17 +146,9 @@ def _launch(run: Kernel, what: Launch, *addresses: int) -> None:
     run(what.grid, what.shared, what.values(dict(zip(names, addresses, strict=False))))
 
 
-def _array(found: Block | DeviceArray, like: Node | None, *spec: Any) -> DeviceArray:
-    """The memory of a value as an array of a node's shape, or of the one that was asked for."""
-    shape, dtype = (like.shape, like.dtype) if like is not None else spec
+def _array(found: Block | DeviceArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+    """The memory of a value as an array of this shape."""
     return found.in_shape(shape, dtype) if isinstance(found, DeviceArray) else DeviceArray(found, shape, dtype)
-
-
-def _called(node: Node, operands: Sequence[DeviceArray]) -> np.ndarray[Any, Any]:
-    """An op without kernels, by NumPy on the host."""
-    op, attrs = node.data
-    values = [x.numpy() if x.shape else x.numpy()[()] for x in operands]
-    return np.asarray(op.evaluate(values, attrs), node.dtype)
 
 
 def upload(array: np.ndarray[Any, Any]) -> Block:

@@ -25,10 +25,14 @@ MANY = 4096
 
 
 class Launch(NamedTuple):
-    """A kernel's source, `def kernel(p0, p1, ...)`, and how many blocks run it."""
+    """A kernel's source, `def kernel(p0, p1, ...)`, how many blocks run it, and what is spread over all threads.
+
+    That is a number of indices, or 0 where threads of a block work together.
+    """
 
     source: str
     blocks: int
+    spread: int
 
 
 class Printed(NamedTuple):
@@ -63,6 +67,7 @@ class DevicePrinter(Printer):
         rowwise = {n for n in self.sums if self.staged and self.region.is_per_row(n)}
         whole = [n for n in self.sums if n not in rowwise and not self._keeps_axes(n)]
         self.parts = {n: self.operand(Node(MAP, (self.blocks,), n.dtype), ("parts of", n)) for n in whole}
+        self.over_threads = 0 if self.by_block or whole else outer
 
     def _keeps_axes(self, node: Node) -> bool:
         return any(s and n > 1 for s, n in zip(self.writes[node].spans[0].strides, self.shape, strict=True))
@@ -91,9 +96,9 @@ class DevicePrinter(Printer):
             text += self._combined(node)
             store = f"store_{letter(node.dtype)}(p{k}, cuda.blockIdx.x, {self.registers[node]}, {k}, #)"
             text += ["if cuda.threadIdx.x == 0:", "    " + store]
-        launches = [Launch(self._kernel(text), self.blocks)] if text else []
+        launches = [Launch(self._kernel(text), self.blocks, self.over_threads)] if text else []
         if whole:
-            launches.append(Launch(self._kernel([line for n in whole for line in self._of_parts(n)]), 1))
+            launches.append(Launch(self._kernel([line for n in whole for line in self._of_parts(n)]), 1, 0))
         return launches
 
     def _kernel(self, text: Sequence[str]) -> str:

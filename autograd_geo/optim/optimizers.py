@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,20 @@ from ..tensor import Tensor, wrap
 from ..value import unmasked
 
 State = dict[str, Any]
+
+
+def _step_on_device(optimizer: Optimizer) -> None:
+    """Update the parameters that are on a device: recorded, or, after too many recordings, op by op."""
+    there = [p for p in optimizer.parameters if p.device != "cpu"]
+    if mode() & TRACING:
+        return optimizer._traced_step(tracer(), there)
+    with no_grad():
+        for p, g, state in optimizer._with_gradients(there):
+            held = {name: wrap(v) if isinstance(v, DeviceArray) else v for name, v in state.items()}
+            change, fresh = optimizer.update(p.detach(), g.detach(), held, optimizer)
+            new = (p.detach() - change)._value
+            state |= {name: v._value if isinstance(v, Tensor) else v for name, v in fresh.items()}
+            p.hold(new)
 
 
 class Optimizer:
@@ -42,27 +57,24 @@ class Optimizer:
     def step(self) -> None:
         """Update the parameters from their gradients."""
         if mode() & TRACING:
-            return self._traced_step(tracer())
+            return self._traced_step(tracer(), self.parameters)
+        if any(p.device != "cpu" and p.grad is not None for p in self.parameters):
+            self._step_there(self)
         for p, state in zip(self.parameters, self.state, strict=True):
             g = p.grad
-            if g is not None and p.device != "cpu":
-                self._step_on_device(p, g, state)
-            elif g is not None:
+            if g is not None and p.device == "cpu":
                 out = p.buffer()  # first: any further reference would make it a new one
                 self._settle(p, state)
                 change, fresh = self.update(p._value, g._value, state, self)
                 state |= fresh
                 p.hold(np.subtract(p._value, change, out=out))
 
-    def _step_on_device(self, p: Tensor, g: Tensor, state: State) -> None:
-        """The same as ops on tensors, which run where the parameter is."""
-        with no_grad():
-            self._settle(p, state)
-            held = {name: wrap(v) if isinstance(v, DeviceArray) else v for name, v in state.items()}
-            change, fresh = self.update(p.detach(), g.detach(), held, self)
-            new = (p.detach() - change)._value
-        state |= {name: v._value if isinstance(v, Tensor) else v for name, v in fresh.items()}
-        p.hold(new)
+    @functools.cached_property
+    def _step_there(self) -> Any:
+        """Updates all parameters that are on a device in one launch: the step is recorded there once."""
+        from ..compiler import compile
+
+        return compile(_step_on_device)
 
     def _settle(self, p: Tensor, state: State) -> None:
         """What is accumulated is where the parameter is, also after that has moved."""
@@ -79,19 +91,25 @@ class Optimizer:
         state = self.initial(np.empty(p.shape, p.dtype))
         return {name: put(v, p.device) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
-    def _traced_step(self, tracer: Any) -> None:
+    def _traced_step(self, tracer: Any, parameters: Collection[Tensor]) -> None:
         """The same as ops on tensors; settings and state are read anew each time the recording runs."""
         settings = tracer.settings(self)
         with no_grad():
-            for p, state in zip(self.parameters, self.state, strict=True):
-                g = p.grad
-                if g is not None:
-                    self._settle(p, state)
-                    slots = {name: tracer.slot(state, name) for name in state}
-                    change, fresh = self.update(p, g, slots, settings)
-                    tracer.assign(p, p - change)
-                    for name, new in fresh.items():
-                        tracer.fill(state, name, new)
+            for p, g, state in self._with_gradients(parameters):
+                slots = {name: tracer.slot(state, name) for name in state}
+                change, fresh = self.update(p, g, slots, settings)
+                tracer.assign(p, p - change)
+                for name, new in fresh.items():
+                    tracer.fill(state, name, new)
+
+    def _with_gradients(self, parameters: Collection[Tensor]) -> Iterator[tuple[Tensor, Tensor, State]]:
+        """Those of these that have a gradient, with it and with what is accumulated for them."""
+        some = set(map(id, parameters))
+        for p, state in zip(self.parameters, self.state, strict=True):
+            g = p.grad if id(p) in some else None
+            if g is not None:
+                self._settle(p, state)
+                yield p, g, state
 
     def initial(self, value: Any) -> State:
         """What is accumulated for a parameter before its first update."""
