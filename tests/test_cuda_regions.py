@@ -126,3 +126,17 @@ def test_rows_are_finished_by_a_block(compiler: Compiler) -> None:
     assert fast.source().count("def kernel") == 1
     (made,) = [m for m in compiler.made if "block_" in fast.source() and m.shared]
     assert made.spilled == 0 and made.shared <= 4096
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_updates_of_many_parameters_are_one_kernel(compiler: Compiler) -> None:
+    shapes = [(512, 512), (512,), (10, 512), (10,)] * 12
+    parameters = [ag.nn.Parameter(ag.tensor(np.ones(s, np.float32), device="cuda")) for s in shapes]
+    optimizer = ag.optim.Adam(parameters)
+    for p in parameters:
+        p.grad = ag.tensor(np.ones(p.shape, np.float32), device="cuda")
+    optimizer.step()
+    (source,) = optimizer._step_there.recorded[0].made.program.sources
+    assert source.count("def part") == 4 and source.count("    part") == 48
+    made = compiler.made[-1]  # after those of the recorded ops
+    assert made.spilled == 0 and made.registers <= 64
