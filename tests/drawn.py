@@ -195,7 +195,7 @@ ATTRIBUTES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 }  # fmt: skip
 _OPERANDS = {"setitem": 2, "concatenate": 2, "stack": 2, "matmul": 2, "dot": 2, "outer": 2, "dense": 2, "einsum": 2}
 OTHERS = sorted(ATTRIBUTES)
-_SUMS = ("einsum", "dot", "dense")  # of several factors: which meet first, and overflow, is not defined
+_SUMS = ("einsum", "matmul", "dot", "dense")  # which terms meet first, and overflow, is not defined
 
 
 def _assigned(x: Any, value: Any, *, index: Any) -> Any:

@@ -183,10 +183,10 @@ def sources(node: Node) -> list[Node]:
     return [r for a in node.args for r in sources(a)] if node.kind in (MOVE, GATHER) else [node]
 
 
-def plan(outputs: Sequence[Node], first: Sequence[int] = (), one_kind: bool = False) -> Plan:
+def plan(outputs: Sequence[Node], first: Sequence[int] = (), of_one_piece: bool = False) -> Plan:
     """Group what outputs need into steps; those of the outputs numbered in `first` come before all others.
 
-    If of `one_kind`, reductions of a region are over the same axes or over all.
+    If `of_one_piece`, what is in a region shares arrays, and its reductions are over the same axes or over all.
     """
     nodes = _ordered(outputs)
     _turn_products(nodes, outputs)
@@ -210,7 +210,7 @@ def plan(outputs: Sequence[Node], first: Sequence[int] = (), one_kind: bool = Fa
     late = [n for n in _ordered(final) if n not in early]
     nodes = [*early, *late]
 
-    placing = _Placing(nodes, final, one_kind)
+    placing = _Placing(nodes, final, of_one_piece)
     placing.roots.update(copies.values())
     for part in (list(early), late):
         placing.begin(part)
@@ -270,8 +270,8 @@ def _stands_apart(node: Node, user: Node) -> bool:
 class _Placing:
     """Puts nodes into regions. Maps wait until something outside their region needs them, and come with it then."""
 
-    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node], one_kind: bool) -> None:
-        self._one_kind = one_kind
+    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node], of_one_piece: bool) -> None:
+        self._of_one_piece = of_one_piece
         self.steps: list[Region | Node] = []
         self.home: dict[Node, Region] = {}
         self.roots = {root for n in outputs if (root := storage(n)) is not None}
@@ -354,11 +354,13 @@ class _Placing:
         return region
 
     def _is_other(self, nodes: Sequence[Node], region: Region) -> bool:
-        """Whether these nodes would bring a second kind of reduction into a region that may have one."""
-        if not self._one_kind:
+        """Whether these nodes share no array with a region that has to be of one piece, or reduce along other axes."""
+        if not self._of_one_piece:
             return False
         over = {n.data[1] for n in (*nodes, *region.nodes) if n.kind == REDUCE and n.size > 1}
-        return len(over) > 1
+        least = min(2, prod(region.shape))  # numbers are no arrays, where there are arrays
+        arrays = {a for a in (*region.nodes, *_read(region.nodes)) if a.size >= least}
+        return len(over) > 1 or arrays.isdisjoint(_read(nodes))
 
     def _add(self, region: Region, nodes: Sequence[Node]) -> None:
         for node in nodes:
@@ -399,6 +401,11 @@ class _Placing:
         for n in nodes:
             gain -= any(u not in inside for u in self._users.get(n, ())) or n in self._kept
         return gain
+
+
+def _read(nodes: Sequence[Node]) -> Iterator[Node]:
+    """The nodes with memory that these read."""
+    return (source for n in nodes for a in n.args for source in sources(a))
 
 
 def space(node: Node) -> Shape:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..compiler.errors import CompileError
 from ..compiler.graph import Graph
+from ..compiler.moves import frozen_key
 from ..compiler.nodes import INPUT, Node
 from ..compiler.trace import Change, Input, Read, Slot, Tracer, needed
 from ..compiler.writer import Outline, Writer, indented
@@ -37,17 +38,20 @@ class DeviceRecording:
                 )
         self.outputs = [tracer.defined.get(e, e) for e in outputs]
         self._on_host: dict[Entry, Entry | None] = {}  # what is computed on the host, and what it is the value of
+        known: dict[Any, Entry] = {}
         for e in entries:
             source = tracer.defined.get(e)
             if source is not None and source in self._on_host:
-                self._on_host[e] = source
+                self._on_host[e] = self._on_host[source] or source
             elif e in tracer.inputs:
                 if e.spec == SCALAR and not isinstance(e.value, DeviceArray) and tracer.inputs[e].generator is None:
                     self._on_host[e] = None
             elif e.op is not None and e.spec == SCALAR:
                 inputs = [i for i in e.inputs if type(i) is Entry]
                 if inputs and all(i in self._on_host for i in inputs) and e.op.family == "pointwise":
-                    self._on_host[e] = None
+                    of = [self._on_host[i] or i if type(i) is Entry else (type(i), repr(i)) for i in e.inputs]
+                    first = known.setdefault((e.op, *of, frozen_key(e.attrs)), e)
+                    self._on_host[e] = None if first is e else first  # the same of each parameter
         # As they are now: entries lose what they are computed from when the recording ends.
         self.host = [
             (e, e.op, e.inputs, e.attrs) for e in entries if self._on_host.get(e, e) is None and e not in tracer.inputs
@@ -56,20 +60,21 @@ class DeviceRecording:
         graph = Graph(tracer)
         for e in entries:
             if e in self._on_host:
-                graph.nodes[e] = Node(INPUT, (), np.dtype(float))
+                same = self._on_host[e]
+                graph.nodes[e] = graph.nodes[same] if same else Node(INPUT, (), np.dtype(float))
             else:
                 graph.add([e])
-        used = {a for e in entries if e not in self._on_host for a in e.inputs if type(a) is Entry}
+        there = [a for e in entries if e not in self._on_host for a in e.inputs if a in self._on_host]
         #: Numbers that the device reads, and what else it is given, in order.
-        self.numbers = [e for e in self._on_host if e in used]
+        self.numbers = list(dict.fromkeys([self._on_host[a] or a for a in there]))
         self.inputs: list[Input] = [tracer.inputs[e] for e in graph.inputs]
         self.read: list[Input] = [tracer.inputs[e] for e in entries if e in tracer.inputs and e in self._on_host]
-        there = [e for e in self.outputs if e not in self._on_host]
+        outputs = [e for e in self.outputs if e not in self._on_host]
         given = [*(graph.nodes[e] for e in self.numbers), *graph.inputs.values()]
         #: The shape and dtype of each of those, and whether it is on the device.
         self.specs = [(n.shape, n.dtype, isinstance(e.value, DeviceArray)) for e, n in graph.inputs.items()]
-        self.program = DeviceProgram(given, [graph.nodes[e] for e in there], replayed=True)
-        self._there = {e: k for k, e in enumerate(there)}
+        self.program = DeviceProgram(given, [graph.nodes[e] for e in outputs], replayed=True)
+        self._there = {e: k for k, e in enumerate(outputs)}
 
     def run(self, numbers: Sequence[Any], arrays: Sequence[DeviceArray]) -> list[Any]:
         """The values of the outputs: numbers on the host where they depend on nothing else."""

@@ -34,7 +34,7 @@ class DeviceProgram:
     def __init__(self, inputs: Sequence[Node], outputs: Sequence[Node], replayed: bool = False) -> None:
         self._device = device = driver()
         self._specs = [(n.shape, n.dtype) for n in outputs]
-        found = plan(outputs, one_kind=True)
+        found = plan(outputs, of_one_piece=True)
         works: list[Work] = []
         for step in found.steps:
             if isinstance(step, Region):
