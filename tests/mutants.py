@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import test_ops
 
-from autograd_geo import declare, expr
+from autograd_geo import expr
+from autograd_geo.declare.pointwise import pointwise_rule
 from autograd_geo.expr import Call, Node, Num
 from autograd_geo.op import Op, Rule, Rules, functions, registry
 
@@ -144,9 +145,9 @@ def _in_partial(op: Op, k: int, partial: Node) -> Callable[[], Any]:
     @contextmanager
     def planted() -> Iterator[tuple[Op, ...]]:
         d = expr.Declaration(op.name, op.inputs, dict(op.attrs), op.body)
-        rule = declare._pointwise_rule(d, k, expr.times(expr.Var("g"), partial))
+        rule = pointwise_rule(d, k, expr.times(expr.Var("g"), partial))
         support = expr.support(partial)
-        made = None if support == expr.ONE else declare._pointwise_rule(d, k, support)
+        made = None if support == expr.ONE else pointwise_rule(d, k, support)
         yield (_with_rule(op, k, replace(rule, partial=partial, support=made)),)
 
     return planted
