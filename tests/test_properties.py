@@ -130,6 +130,8 @@ def check_slopes(call: Call) -> None:
         return
     eps = max(float(np.finfo(args[k].dtype).eps) for k in call.floating)
     typed = [z.dtype.type(a) if type(a) is float else a for a in args]  # a literal counts as it is rounded
+    if len({a for a in args if type(a) is float}) > len({a for a in typed if isinstance(a, np.floating)}):
+        return  # two that are one
     whole, attrs = np.broadcast_arrays(*typed), registry[call.name].attrs
     for k, g in zip(call.floating, found, strict=True):
         assert g.shape == args[k].shape and g.dtype == args[k].dtype.newbyteorder("=")
@@ -365,6 +367,7 @@ def test_values_of_other_ops_are_numpys(call: Call) -> None:
 @example(Call("remainder", (np.array(1.0), np.array(0.1))))
 @example(Call("remainder", (np.array(1.0), np.array(-np.inf))))
 @example(Call("clip", (np.ones(3), np.ones(3), np.ones(3))))
+@example(Call("clip", (np.array(0.1, np.float32), 0.1, 0.10000000149011612)))
 def test_gradients_of_elementwise_ops_are_never_silently_wrong(call: Call) -> None:
     check_slopes(call)
 
