@@ -107,6 +107,54 @@ def test_how_work_is_spread(case: str, dtype: Any, short: bool, monkeypatch: pyt
     np.testing.assert_allclose(moved.grad.numpy(), here.grad.numpy(), rtol=1000 * eps, atol=1000 * eps)
 
 
+def five_points(u: Any, c: Any) -> Any:
+    return c * (ag.roll(u, 1, 0) + ag.roll(u, -1, 0) + ag.roll(u, 1, 1) + ag.roll(u, -1, 1) - 4.0 * u)
+
+
+def fourth_order(u: Any, c: Any) -> Any:
+    def second(axis: int) -> Any:
+        near, far = (ag.roll(u, k, axis) + ag.roll(u, -k, axis) for k in (1, 2))
+        return (16.0 * near - far - 30.0 * u) / 12.0
+
+    return c[:, 1:] * (second(0) + second(1))[:, 1:] + u[:, :-1]
+
+
+def of_two_arrays(u: Any, c: Any) -> Any:
+    inner = (slice(1, -1), slice(1, -1))
+    flux = (c[2:, 1:-1] - c[:-2, 1:-1]) * (u[2:, 1:-1] - u[:-2, 1:-1]) + (c[1:-1, 2:] - c[1:-1, :-2]) * u[inner]
+    return ag.tanh(flux) + c[inner]
+
+
+STENCILS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "5 points": (five_points, (9, 18)),
+    "fourth order": (fourth_order, (11, 19)),
+    "two arrays": (of_two_arrays, (10, 21)),
+    "a batch": (lambda u, c: c[:, 1:-1, 1:] * (u[:, 2:, 1:] + u[:, :-2, :-1] - u[:, 1:-1, 1:]), (2, 9, 20)),
+    "three dimensions": (lambda u, c: five_points(u, c) + ag.roll(u, 1, 2) * ag.roll(u, -1, 2), (3, 5, 17)),
+}
+
+
+@pytest.mark.parametrize("case", STENCILS)
+def test_what_reads_around_itself(case: str) -> None:
+    """Tiles in shared memory, of the arrays and of the cotangents."""
+    fn, shape = STENCILS[case]
+    rng = np.random.default_rng(0)
+    u, c, w = (rng.normal(size=shape) for _ in range(3))
+
+    def value_and_slopes(u: Any, c: Any) -> Any:
+        z = fn(u, c)
+        return z, ag.grad(lambda u, c: (fn(u, c) ** 2).sum(), (0, 1))(u, c * w)
+
+    fast = ag.compile(value_and_slopes)
+    wanted, (du, dc) = value_and_slopes(ag.tensor(u), ag.tensor(c))
+    for _ in range(2):
+        z, slopes = fast(ag.tensor(u, device="cuda"), ag.tensor(c, device="cuda"))
+        for found, expected in zip((z, *slopes), (wanted, du, dc), strict=True):
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-11, atol=1e-12)
+    if case != "three dimensions":
+        assert "cuda.shared.array" in fast.source()
+
+
 class Dropout(ag.nn.Module):
     def forward(self, x: Any) -> Any:
         return x * ag.random.bernoulli(0.7, x.shape) / 0.7

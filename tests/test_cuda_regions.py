@@ -140,3 +140,21 @@ def test_updates_of_many_parameters_are_one_kernel(compiler: Compiler) -> None:
     assert source.count("def part") == 4 and source.count("    part") == 48
     made = compiler.made[-1]  # after those of the recorded ops
     assert made.spilled == 0 and made.registers <= 64
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_a_stencil_reads_each_array_once(compiler: Compiler) -> None:
+    u, before, c = (ag.tensor(np.ones((256, 320), np.float32), device="cuda") for _ in range(3))
+
+    def step(u: Any, before: Any, c: Any) -> Any:
+        around = sum((ag.roll(u, k, axis) for k in (-1, 1) for axis in (0, 1)), -4 * u)
+        return 2 * u - before + c * around
+
+    fast = ag.compile(step)
+    fast(u, before, c)
+    (source,) = [s for s in fast.recorded[0].made.program.sources if "tile0" in s]
+    (inside,) = re.findall(r"if j0 < .*?\n(?:    for|$)", source, re.DOTALL)
+    assert inside.count("load_f") == 2  # the values before, and the velocity
+    (made,) = [m for m in compiler.made if m.shared]
+    assert made.spilled == 0 and made.registers <= 128
+    assert 34 * 34 * 4 <= made.shared <= 34 * 34 * 4 + 1024  # which the driver keeps for itself

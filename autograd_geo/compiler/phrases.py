@@ -21,6 +21,9 @@ class Span(NamedTuple):
     base: int
     strides: Shape
 
+    def covers(self, at: Shape) -> bool:
+        return all(a <= i < b for a, i, b in zip(self.lower, at, self.upper, strict=True))
+
 
 def letter(dtype: np.dtype[Any]) -> str:
     return "bool" if dtype.kind == "b" else {"q": "l", "Q": "L"}.get(dtype.char, dtype.char)
@@ -71,6 +74,11 @@ def rename_temporaries(line: str, name: str) -> str:
 
 _CASTS = {"d": "f8", "f": "f4", "bool": "b1", "b": "i1", "h": "i2", "i": "i4", "l": "i8", "B": "u1", "H": "u2",
           "I": "u4", "L": "u8"}  # fmt: skip
+
+
+def cast_of(char: str) -> str:
+    """The name of a dtype's cast, and of the dtype."""
+    return _CASTS[char]
 
 
 def typed(char: str, value: float) -> str:

@@ -463,7 +463,7 @@ class Printer:
             at = f"{element(source, loops)} + {how.step} * {position}"
             return f"load_{char}(p{source.operand}, {at}, {source.operand}, #)"
         for s in access.spans:
-            if all(a <= i < b for a, i, b in zip(s.lower, lower, s.upper, strict=True)):
+            if s.covers(lower):
                 return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {element(s, loops)}, {s.operand}, #)"
         raise AssertionError("no span covers this box")
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..compiler.moves import Shape
 from ..compiler.nodes import MAP, REDUCE, Node
-from ..compiler.phrases import letter, typed, watches_nan
+from ..compiler.phrases import Span, letter, typed, watches_nan
 from ..compiler.printer import Printer
 from ..compiler.regions import Plan, Region
+from .stencil import tiles_of
 
 #: With so many indices to keep, each has a thread of its own, else a block.
 MANY = 4096
@@ -50,6 +52,8 @@ class DevicePrinter(Printer):
         super().__init__(region, plan, {})
         self.threads, self.most_blocks = threads, most_blocks
         self.sums = [n for n in region.nodes if n.kind == REDUCE]
+        self.tiles: list[str] = []  # the declarations of shared memory, once a box is gone through by tiles
+        self._in_tiles: dict[Node, str] = {}
         self.blocks = most_blocks
 
     def _divide(self) -> None:
@@ -88,15 +92,17 @@ class DevicePrinter(Printer):
         whole = [n for n in self.sums if n in self.parts]
         ranges = [list(pairwise(c)) or [(0, 0)] for c in self._cuts()]
         text = [line for n in whole for line in self._start(n)]
-        for box in product(*(ranges[a] for a in outer)):
+        boxes = [dict(zip(outer, box, strict=True)) for box in product(*(ranges[a] for a in outer))]
+        for box in boxes:
             inside = [dict(zip(inner, b, strict=True)) for b in product(*(ranges[a] for a in inner))]
-            text += self._part(dict(zip(outer, box, strict=True)), inside)
+            text += self._by_tiles(box) or self._part(box, inside)
         for node in whole:
             k = self.parts[node]
             text += self._combined(node)
             store = f"store_{letter(node.dtype)}(p{k}, cuda.blockIdx.x, {self.registers[node]}, {k}, #)"
             text += ["if cuda.threadIdx.x == 0:", "    " + store]
-        launches = [Launch(self._kernel(text), self.blocks, self.over_threads)] if text else []
+        spread = 0 if self.tiles else self.over_threads
+        launches = [Launch(self._kernel([*self.tiles, *text]), self.blocks, spread)] if text else []
         if whole:
             launches.append(Launch(self._kernel([line for n in whole for line in self._of_parts(n)]), 1, 0))
         return launches
@@ -152,6 +158,40 @@ class DevicePrinter(Printer):
                 lines += [*(self._combined(node) if self.by_block else []), *self._at_end(node, anywhere)]
                 names[node] = self.registers[node]
         return [*text, *_indented(lines)]
+
+    def _by_tiles(self, box: Mapping[int, tuple[int, int]]) -> list[str]:
+        """What is done for a box where elements read around themselves; nothing for other boxes."""
+        if self.sums or self.staged or self.tiles:
+            return []
+        corner = tuple([low for low, _ in box.values()])
+        spans = [(a, span) for a, access in self.reads.items() if (span := self._span_at(access, corner)) is not None]
+        side = 32 if self.threads >= 32 else 4
+        tiles = tiles_of(box, spans, side, self.threads)
+        if tiles is None:
+            return []
+        self.tiles = tiles.declarations()
+        loops: dict[int, Any] = {}
+        last: dict[int, int] = {}
+        for span in (span for access in self.reads.values() for span in access.spans):
+            ends = zip(span.strides, span.lower, span.upper, strict=True)
+            end = span.base + sum(stride * max(high - 1 - low, 0) for stride, low, high in ends)
+            last[span.operand] = max(last.get(span.operand, 0), end)
+        lines, first = tiles.loops(loops, last)
+        self._in_tiles = tiles.reads()
+        at = [loops[a] for a in range(len(self.shape))]
+        (nodes,) = [nodes for nodes in self.stages.inside if nodes]
+        body = self._computed(nodes, corner, at, dict(self.scalars), "t0_")
+        self._in_tiles = {}
+        return [*lines, *["            " + line for line in (*first, *body)]]
+
+    def _span_at(self, access: Any, corner: Shape) -> Span | None:
+        """The span through which a read goes in the box with this corner, if that is how it goes."""
+        if access.tables or access.positions is not None:
+            return None
+        return next((s for s in access.spans if s.covers(corner)), None)
+
+    def _load(self, node: Node, lower: Shape, loops: list[str | int]) -> str:
+        return self._in_tiles.get(node) or super()._load(node, lower, loops)
 
     def _once(self, lines: list[str]) -> list[str]:
         """What each thread of a block computes, and one stores: when all have read what was there."""
