@@ -437,6 +437,13 @@ def test_comparisons_with_numbers_beyond_the_dtype_are_numpys(dtype: str, value:
             np.testing.assert_array_equal(a.numpy(), b)
 
 
+def test_integers_without_a_common_dtype_are_compared_exactly() -> None:
+    x, y = ag.tensor(np.array([2**62 + 1, -1])), ag.tensor(np.array([2**62, 2**64 - 1], np.uint64))
+    fast = ag.compile(lambda x, y: [x == y, x > y, x <= y])
+    for _ in range(2):
+        np.testing.assert_array_equal([t.numpy() for t in fast(x, y)], [[False, False], [True, False], [False, True]])
+
+
 def test_random_draws_are_drawn_anew_in_each_call() -> None:
     def masked(x: Any) -> Any:
         ag.random.normal(2)  # a draw that nothing depends on takes its stream all the same

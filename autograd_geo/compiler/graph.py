@@ -115,7 +115,8 @@ class Graph:
     def op(self, op: Op, args: Sequence[Any], attrs: dict[str, Any], spec: Any, entry: Entry | None) -> Node:
         """What an op computes from nodes and literal numbers."""
         shape, dtype = spec
-        known = not unknown_types([x for x in args if isinstance(x, Node)], dtype)
+        operands = [x for x in args if isinstance(x, Node)]
+        known = not unknown_types(operands, dtype) and not (dtype.kind == "b" and _have_no_common_integer(operands))
         if known and op.family == "pointwise":
             return self._pointwise(op, args, attrs, shape, dtype, entry)
         nodes = [self.constant(x, np.dtype(type(x))) if not isinstance(x, Node) else x for x in args]
@@ -366,6 +367,15 @@ def _in_range(args: Sequence[Any]) -> Sequence[Any]:
         return args
     low, high = limits(at)
     return [x if type(x) is not int or low <= x <= high else inf if x > 0 else -inf for x in args]
+
+
+def _have_no_common_integer(nodes: Sequence[Node]) -> bool:
+    """Whether integers would be compared as floats (int64 and uint64), in which those above 2**53 are the same."""
+    return (
+        bool(nodes)
+        and all(n.dtype.kind in "iu" for n in nodes)
+        and np.result_type(*[n.dtype for n in nodes]).kind == "f"
+    )
 
 
 def _signature(op: Op, nodes: Sequence[Node], attrs: dict[str, Any]) -> str:
