@@ -45,8 +45,11 @@ class Compiler:
     def synchronize(self) -> None:
         pass
 
-    def allocate(self, size: int) -> tuple[Any, int]:
-        return None, next(self._addresses)
+    def allocate(self, size: int) -> int:
+        return next(self._addresses)
+
+    def free(self, address: int) -> None:
+        pass
 
     def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
         pass

@@ -48,8 +48,11 @@ class Driver(Protocol):
 
     def synchronize(self) -> None: ...
 
-    def allocate(self, size: int) -> tuple[Any, int]:
-        """New memory of so many bytes: what keeps it, and its address. Raises MemoryError."""
+    def allocate(self, size: int) -> int:
+        """The address of new memory of so many bytes. Raises MemoryError."""
+
+    def free(self, address: int) -> None:
+        """Give memory back, when the kernels that use it are done."""
 
     def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
         """Fill memory from a contiguous array on the host."""
@@ -76,6 +79,7 @@ class Simulator:
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
         self._local = threading.local()
+        self._memory: dict[int, np.ndarray[Any, Any]] = {}
 
     def name(self) -> str:
         return "Numba's simulator"
@@ -89,9 +93,14 @@ class Simulator:
     def synchronize(self) -> None:
         pass
 
-    def allocate(self, size: int) -> tuple[Any, int]:
+    def allocate(self, size: int) -> int:
         memory = np.empty(size + 256, np.uint8)
-        return memory, int(memory.ctypes.data) + -int(memory.ctypes.data) % 256
+        address = int(memory.ctypes.data) + -int(memory.ctypes.data) % 256
+        self._memory[address] = memory
+        return address
+
+    def free(self, address: int) -> None:
+        del self._memory[address]
 
     def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
@@ -184,10 +193,13 @@ class Gpu:
     def synchronize(self) -> None:
         self._stream.sync()
 
-    def allocate(self, size: int) -> tuple[Any, int]:
+    def allocate(self, size: int) -> int:
         self._enter()
-        address = int(self._checked(self._api.cuMemAlloc(size)))
-        return _Freed(self._api, address), address
+        return int(self._checked(self._api.cuMemAlloc(size)))
+
+    def free(self, address: int) -> None:
+        self._enter()
+        self._checked(self._api.cuMemFree(address))
 
     def write(self, address: int, array: np.ndarray[Any, Any]) -> None:
         self._enter()
@@ -263,16 +275,6 @@ class _Graph:
 
     def __del__(self) -> None:
         self._gpu._api.cuGraphExecDestroy(self._graph)  # after it has run
-
-
-class _Freed:
-    """Memory that is freed when nothing holds this any more."""
-
-    def __init__(self, api: Any, address: int) -> None:
-        self._api, self._address = api, address
-
-    def __del__(self) -> None:
-        self._api.cuMemFree(self._address)  # waits for the kernels that use it
 
 
 @functools.cache

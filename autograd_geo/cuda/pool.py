@@ -19,10 +19,10 @@ from .driver import driver
 class Block:
     """Memory of a tensor; it goes back to the pool when the last one that holds it is gone."""
 
-    __slots__ = ("_memory", "_pool", "_room", "address")
+    __slots__ = ("_pool", "_room", "address")
 
-    def __init__(self, pool: Pool, memory: Any, address: int, room: int) -> None:
-        self._pool, self._memory, self.address, self._room = pool, memory, address, room
+    def __init__(self, pool: Pool, address: int, room: int) -> None:
+        self._pool, self.address, self._room = pool, address, room
 
     @property
     def stream(self) -> int | None:
@@ -42,7 +42,7 @@ class Block:
             self._pool.driver.write(self.address, np.ascontiguousarray(array))
 
     def __del__(self) -> None:
-        self._pool.give_back(self._memory, self.address, self._room)
+        self._pool.give_back(self.address, self._room)
 
 
 def room_of(size: int) -> int:
@@ -61,7 +61,7 @@ class Pool:
         #: Bytes that tensors use, and bytes that are kept for the next ones.
         self.used = 0
         self.kept = 0
-        self._free: dict[int, list[tuple[int, Any]]] = {}  # by size: heaps, so that a loop finds the same ones again
+        self._free: dict[int, list[int]] = {}  # addresses by size: heaps, so that a loop finds the same ones again
         self._lock = threading.RLock()  # a collection of garbage may give back in the middle of a take
 
     def take(self, size: int) -> Block:
@@ -70,14 +70,14 @@ class Pool:
         with self._lock:
             free = self._free.get(room)
             if free:
-                address, memory = heapq.heappop(free)
+                address = heapq.heappop(free)
                 self.kept -= room
             else:
-                memory, address = self._allocate(room)
+                address = self._allocate(room)
             self.used += room
-        return Block(self, memory, address, room)
+        return Block(self, address, room)
 
-    def _allocate(self, room: int) -> tuple[Any, int]:
+    def _allocate(self, room: int) -> int:
         try:
             return self.driver.allocate(room)
         except MemoryError:
@@ -92,16 +92,18 @@ class Pool:
                 f"free, tensors hold {self.used / 1e9:.3g} GB. Use smaller batches, or delete what is not needed"
             ) from error
 
-    def give_back(self, memory: Any, address: int, room: int) -> None:
+    def give_back(self, address: int, room: int) -> None:
         with self._lock:
-            heapq.heappush(self._free.setdefault(room, []), (address, memory))
+            heapq.heappush(self._free.setdefault(room, []), address)
             self.used -= room
             self.kept += room
 
     def clear(self) -> None:
         """Let go of what is kept."""
         with self._lock:
-            self._free.clear()
+            while self._free:
+                for address in self._free.popitem()[1]:
+                    self.driver.free(address)
             self.kept = 0
 
 
