@@ -191,7 +191,8 @@ class Gpu:
         return int(free), int(total)
 
     def synchronize(self) -> None:
-        self._stream.sync()
+        self._enter()
+        self._checked(self._api.cuStreamSynchronize(self.stream))
 
     def allocate(self, size: int) -> int:
         self._enter()
@@ -258,7 +259,10 @@ class Gpu:
                 self._checked(self._api.cuKernelSetAttribute(what, shared, kernel.handle, device))
                 allowed = shared
             stream = getattr(self._local, "capturing", None) or self._stream
-            run(stream, LaunchConfig(grid=grid, block=threads, shmem_size=shared), kernel, *arguments)
+            try:
+                run(stream, LaunchConfig(grid=grid, block=threads, shmem_size=shared), kernel, *arguments)
+            except Exception as error:  # of a class that cuda.core keeps to itself
+                raise DeviceError(f"a kernel could not be launched, on a grid of {grid}: {error}") from error
 
         launch.code = code  # type: ignore[attr-defined]  # the kernel is part of it
         return launch
