@@ -142,7 +142,7 @@ def test_simplify_puts_literals_in() -> None:
     [
         ("softish(x) = x / (1 + abs(y))", "unknown name 'y'"),
         ("softish(x) = expn1(x)", "did you mean 'expm1'"),
-        ("softish(x) = exp(x, x)", "exp takes 1 arguments"),
+        ("softish(x) = exp(x, x)", "exp takes 1 argument"),
         ("softish(x) = x.real", "not part of the expression language"),
         ("softish(x) = __import__('os')", "unknown function"),
         ("softish(x) = x +", "invalid syntax"),

@@ -758,7 +758,7 @@ def test_recording_reads_no_source() -> None:
         ("bad(x) = x * y", {}, "unknown name 'y'"),
         ("bad(x) = x * x", {"x": "2 * w"}, "unknown name 'w'"),
         ("bad(x) = x * x", {"y": "2 * x"}, "no input is called y"),
-        ("bad(x) = exp(x, x)", {}, "exp takes 1 arguments, here it has 2"),
+        ("bad(x) = exp(x, x)", {}, "exp takes 1 argument, here it has 2"),
         ("bad(x) = x.real", {}, "not part of the expression language"),
         ("bad(x) = x[0]", {}, "not part of the expression language"),
         ("bad(x) = __import__('os')", {}, "unknown function '__import__'"),

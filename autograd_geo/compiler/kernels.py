@@ -70,7 +70,7 @@ def _load(source: str) -> Any:
             try:
                 return _kept(name, path, _module_text(source, True))
             except OSError as error:
-                _warn_once(str(error))
+                warn_once(str(error))
                 break
             except Exception:  # something else has written into its files
                 _discard(path)
@@ -85,9 +85,9 @@ def _kept(name: str, path: Path, text: str) -> Any:
     with _only_process(path.with_suffix(".lock")):
         if not note.exists() or note.read_bytes() != _digest(path):
             _discard(path)
-        _write_once(path, text.encode())
+        write_once(path, text.encode())
         function = _module(name, path).kernel
-        _write_once(note, _digest(path))
+        write_once(note, _digest(path))
     return function
 
 
@@ -141,7 +141,7 @@ def _module(name: str, path: Path) -> ModuleType:
     return module
 
 
-def _write_once(path: Path, content: bytes) -> None:
+def write_once(path: Path, content: bytes) -> None:
     """Write a file unless it is there, so that it is never there in part."""
     if path.exists() and path.read_bytes() == content:
         return
@@ -175,12 +175,12 @@ def directory() -> Path | None:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        _warn_once(str(error))
+        warn_once(str(error))
         return None
 
 
 @functools.cache
-def _warn_once(problem: str) -> None:
+def warn_once(problem: str) -> None:
     warnings.warn(
         f"compiled kernels cannot be kept on disk ({problem}); each process compiles its own. Set "
         "AUTOGRAD_GEO_CACHE_DIR to a folder that can be written",

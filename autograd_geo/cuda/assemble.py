@@ -102,9 +102,9 @@ def _keep(path: Path, assembled: Assembled) -> None:
     head = json.dumps(told).encode() + b"\n"
     digest = hashlib.sha256(head + assembled.cubin).hexdigest().encode()
     try:
-        kernels._write_once(path, digest + b"\n" + head + assembled.cubin)
+        kernels.write_once(path, digest + b"\n" + head + assembled.cubin)
     except OSError as error:
-        kernels._warn_once(str(error))
+        kernels.warn_once(str(error))
 
 
 def _kept(path: Path) -> Assembled | None:

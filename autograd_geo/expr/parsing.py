@@ -74,6 +74,23 @@ def parse(text: str, names: Iterable[str], where: str | None = None) -> Node:
     return stack[0]
 
 
+#: What other notations call a function.
+_OTHER_NAMES = {
+    "ln": "log", "lg": "log10", "tg": "tan", "arctg": "atan", "sh": "sinh", "ch": "cosh", "th": "tanh", "sgn": "sign",
+}  # fmt: skip
+_PRODUCT = "; a product is written *"
+
+
+def _syntax_hint(text: str, at: int) -> str:
+    """What may have been meant where Python's grammar ends."""
+    if any(c in "²³⁴⁵⁶⁷⁸⁹⁰¹ⁿ" for c in text):
+        return "; a power is written **"
+    if "|" in text:
+        return "; the size of x is abs(x)"
+    neighbours = re.search(r"[\w)]\s*$", text[:at]) and re.match(r"\s*[\w(]", text[at:])
+    return f"{_PRODUCT}, and a function sin(x)" if neighbours or re.match(r"\d+[A-Za-z]", text[at:]) else ""
+
+
 #: A number, a variable, or the name of a function and how many arguments it takes off the stack; and where it stands.
 Postfix: TypeAlias = tuple[Num | Var | str, int, ast.expr]
 
@@ -91,8 +108,15 @@ def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, 
         return ExpressionError(message, start, end)
 
     def unknown(kind: str, name: str, among: Iterable[str], node: ast.expr) -> ExpressionError:
-        near = difflib.get_close_matches(name, among, 1)
+        other = _OTHER_NAMES.get(name)
+        near = [other] if other in among else difflib.get_close_matches(name, among, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if kind == "name" and name in functions:
+            hint = f"; a function is written {name}(x)"
+        elif kind == "name" and name == "e":
+            hint = "; e**x is written exp(x)"
+        elif kind == "function" and name in known:
+            hint = _PRODUCT
         return fail(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(among))})", node)
 
     def read(node: ast.expr) -> Iterator[Postfix]:
@@ -122,10 +146,17 @@ def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, 
                 fewest, most = functions[name]
                 if not fewest <= len(args) <= most:
                     count = str(fewest) if fewest == most else f"{fewest} to {most}"
-                    raise fail(f"{name} takes {count} arguments, here it has {len(args)}", node)
+                    s = "" if count == "1" else "s"
+                    raise fail(f"{name} takes {count} argument{s}, here it has {len(args)}", node)
                 yield from call(name, args, node)
             case _:
-                hint = "; a power is written **" if isinstance(getattr(node, "op", None), ast.BitXor) else ""
+                hint = ""
+                if isinstance(getattr(node, "op", None), ast.BitXor):
+                    hint = "; a power is written **"
+                elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Name | ast.Attribute):
+                    hint = _PRODUCT
+                elif isinstance(node, ast.Tuple) and node.elts:
+                    hint = "; decimals have a point"
                 raise fail(f"{ast.unparse(node)!r} is not part of the expression language{hint}", node)
 
     def call(name: str, args: Sequence[ast.expr], node: ast.expr) -> Iterator[Postfix]:
@@ -137,6 +168,7 @@ def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, 
         yield from read(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
         at = (error.offset or 1) - 1
-        raise ExpressionError(error.msg, at, max(at + 1, (error.end_offset or 0) - 1)) from None
+        message = error.msg + ("" if "never closed" in error.msg else _syntax_hint(text, at))
+        raise ExpressionError(message, at, max(at + 1, (error.end_offset or 0) - 1)) from None
     except (RecursionError, MemoryError):
         raise ExpressionError("this expression is nested too deeply") from None
