@@ -108,7 +108,7 @@ def postfix(text: str, names: Iterable[str], functions: Mapping[str, tuple[int, 
         return ExpressionError(message, start, end)
 
     def unknown(kind: str, name: str, among: Iterable[str], node: ast.expr) -> ExpressionError:
-        other = _OTHER_NAMES.get(name)
+        other = _OTHER_NAMES.get(name, "")
         near = [other] if other in among else difflib.get_close_matches(name, among, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         if kind == "name" and name in functions:
