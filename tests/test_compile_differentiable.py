@@ -15,6 +15,23 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found.numpy()), np.asarray(expected.numpy()), rtol=1e-11, atol=1e-13)
 
 
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not ag.cuda.is_available(), reason="no GPU, none simulated")],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def variable(x: Any, device: str) -> ag.Tensor:
+    return ag.tensor(x, requires_grad=True, device=device)
+
+
 def model() -> nn.Module:
     ag.seed(2)
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
@@ -23,24 +40,25 @@ def model() -> nn.Module:
 X, Y = np.random.default_rng(0).normal(size=(2, 5, 3)), np.random.default_rng(1).normal(size=(2, 5, 2))
 
 
-def test_a_loss_trains_a_network_from_outside() -> None:
+def test_a_loss_trains_a_network_from_outside(device: str) -> None:
     found = []
-    for wrapped in (lambda f: f, ag.compile):
-        net = model()
+    for wrapped, where in ((lambda f: f, "cpu"), (ag.compile, device)):
+        net = model().to(where)
         optimizer = optim.Adam(net.parameters(), 0.05)
         loss = wrapped(lambda x, y, net=net: nn.mse_loss(net(x), y))
         for k in range(6):
             optimizer.zero_grad()
-            value = loss(ag.tensor(X[k % 2]), ag.tensor(Y[k % 2])) * 2.0
+            value = loss(ag.tensor(X[k % 2], device=where), ag.tensor(Y[k % 2], device=where)) * 2.0
             value.backward()
             optimizer.step()
         found.append([value, *net.parameters(), *[p.grad for p in net.parameters()]])
     assert loss.recordings == 1
+    assert value.device == device and all(p.grad.device == device for p in net.parameters())
     for eager, compiled in zip(*found, strict=True):
         close(compiled, eager)
 
 
-def test_arguments_and_several_results() -> None:
+def test_arguments_and_several_results(device: str) -> None:
     def fn(a: Any, pair: dict[str, Any]) -> tuple[Any, Any, Any]:
         s = ag.sin(a) * pair["b"]
         return s.sum(), {"s": s, "n": a.detach() + 1}, s @ s
@@ -48,8 +66,8 @@ def test_arguments_and_several_results() -> None:
     fast = ag.compile(fn)
     for _ in range(3):
         gradients = []
-        for f in (fn, fast):
-            a, b = (ag.tensor(v, requires_grad=True) for v in (X[0, 0], X[0, 1]))
+        for f, where in ((fn, "cpu"), (fast, device)):
+            a, b = (variable(v, where) for v in (X[0, 0], X[0, 1]))
             first, second, third = f(a, {"b": b})
             assert not second["n"].requires_grad
             (first * 2 + (second["s"] ** 2).sum() + third**3).backward()
@@ -59,25 +77,26 @@ def test_arguments_and_several_results() -> None:
     assert fast.recordings == 1
 
 
-def test_transforms_go_through_it() -> None:
+def test_transforms_go_through_it(device: str) -> None:
     def fn(x: Any, k: Any) -> Any:
         return (ag.exp(x * k) ** 2).sum()
 
     fast = ag.compile(fn)
     for scale in (0.1, 0.2):
-        value, slope = ag.value_and_grad(fast)(X[0] * scale, 0.5)
+        x = ag.tensor(X[0] * scale, device=device)
+        value, slope = ag.value_and_grad(fast)(x, 0.5)
         wanted, expected = ag.value_and_grad(fn)(X[0] * scale, 0.5)
         close(value, wanted)
         close(slope, expected)
-        close(ag.jacobian(lambda x: fast(x, 0.5) * np.ones(2))(X[0] * scale), expected * np.ones((2, 1, 1)))
+        close(ag.jacobian(lambda x: fast(x, 0.5) * np.ones(2))(x), expected * np.ones((2, 1, 1)))
     assert fast.recordings == 1
     inside = ag.compile(ag.value_and_grad(fast))
     for _ in range(2):
-        close(inside(X[0], 0.5)[1], ag.grad(fn)(X[0], 0.5))
+        close(inside(ag.tensor(X[0], device=device), 0.5)[1], ag.grad(fn)(X[0], 0.5))
 
 
-def test_values_are_those_of_the_call() -> None:
-    p, constant = nn.Parameter([1.0, 2.0]), np.array([3.0, 4.0])
+def test_values_are_those_of_the_call(device: str) -> None:
+    p, constant = variable([1.0, 2.0], device), np.array([3.0, 4.0])
     fast = ag.compile(lambda x: (p * p * constant * x).sum())
     for _ in range(2):
         p.assign([1.0, 2.0])
@@ -93,8 +112,8 @@ def test_values_are_those_of_the_call() -> None:
         np.testing.assert_allclose(p.grad.numpy(), 3 * 2 * np.array([3.0, 80.0]))
 
 
-def test_it_records_nothing_without_a_gradient() -> None:
-    p = nn.Parameter([1.0, 2.0])
+def test_it_records_nothing_without_a_gradient(device: str) -> None:
+    p = variable([1.0, 2.0], device)
     fast = ag.compile(lambda x: (p * x).sum())
     for _ in range(2):
         assert fast(np.ones(2)).requires_grad
@@ -103,8 +122,8 @@ def test_it_records_nothing_without_a_gradient() -> None:
     assert fast.recordings == 2
 
 
-def test_the_tape_is_consumed_and_can_be_kept() -> None:
-    p = nn.Parameter([1.0, 2.0])
+def test_the_tape_is_consumed_and_can_be_kept(device: str) -> None:
+    p = variable([1.0, 2.0], device)
     fast = ag.compile(lambda: (p**3).sum())
     fast()
     out = fast()
@@ -115,38 +134,72 @@ def test_the_tape_is_consumed_and_can_be_kept() -> None:
         out.backward()
 
 
-def test_what_cannot_be_is_refused() -> None:
-    p = nn.Parameter([1.0, 2.0])
+def test_what_cannot_be_is_refused(device: str) -> None:
+    p = variable([1.0, 2.0], device)
     fast = ag.compile(lambda x: (p * p * x).sum())
     with pytest.raises(TypeError, match="gradients of gradients"):
         fast(np.ones(2)).backward(create_graph=True)
     with pytest.raises(TypeError, match="gradients of gradients"):
-        ag.jvp(lambda x: fast(x), (np.ones(2),), (np.ones(2),))
+        ag.jvp(fast, (ag.tensor(np.ones(2), device=device),), (np.ones(2),))
     with pytest.raises(TypeError, match="random numbers"):
         ag.compile(lambda: (p * ag.random.uniform(2)).sum())()
-    state = ag.tensor(np.zeros(2))
+    state = ag.tensor(np.zeros(2), device=device)
 
     def changing(x: Any) -> Any:
         state.assign(x)
         return (p * x).sum()
 
     with pytest.raises(TypeError, match=r"changes value of leaf of shape \(2,\)"):
-        ag.compile(changing)(np.ones(2))
+        ag.compile(changing)(ag.tensor(np.ones(2), device=device))
     with pytest.raises(TypeError, match="recorded outside"):
         ag.compile(lambda y: y.sum().backward())(p * 2)
 
 
-def test_through_what_was_written_into_a_slice() -> None:
+def test_through_what_was_written_into_a_slice(device: str) -> None:
     def fn(x: Any) -> Any:
         y = x * 1.0
         y[:1] *= 4.0
         return y
 
     grads = []
-    for f in (fn, ag.compile(fn)):
-        x = ag.tensor(np.ones((2, 2)), requires_grad=True)
+    for f, where in ((fn, "cpu"), (ag.compile(fn), device)):
+        x = variable(np.ones((2, 2)), where)
         out = f(x)
         (out * out).sum().backward()
         grads.append(x.grad.numpy())
     np.testing.assert_array_equal(grads[0], [[32.0, 32.0], [2.0, 2.0]])
     np.testing.assert_array_equal(grads[1], grads[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ag.cuda.is_available(), reason="no GPU, none simulated")
+def test_numbers_on_the_host_and_arrays_on_the_gpu() -> None:
+    """Each gradient is where its leaf is, of results that are on either."""
+
+    def fn(a: Any, x: Any) -> tuple[Any, Any]:
+        return a * a * 3.0, (ag.sin(x * a) ** 2).sum()
+
+    fast = ag.compile(fn)
+    for scale in (1.0, 2.0, 3.0):
+        gradients = []
+        for f, where in ((fn, "cpu"), (fast, "cuda")):
+            a, x = variable(0.5 * scale, "cpu"), variable(X[0], where)
+            first, second = f(a, x)
+            assert (first.device, second.device) == ("cpu", where)
+            (first + second.to("cpu") * 2.0).backward()
+            assert (a.grad.device, x.grad.device) == ("cpu", where)
+            gradients.append((first, second, a.grad, x.grad))
+        for wanted, found in zip(*gradients, strict=True):
+            close(found, wanted)
+    assert fast.recordings == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ag.cuda.is_available(), reason="no GPU, none simulated")
+def test_what_does_not_count_adds_nothing_on_the_gpu() -> None:
+    """Infinite derivatives of what a `where` outside leaves out; the recording inside has one of its own."""
+    fast = ag.compile(lambda x: ag.where(x > 0.0, ag.sqrt(x), 0.0))
+    for _ in range(2):
+        x = variable([0.0, 4.0], "cuda")
+        ag.where(x > 1.0, fast(x), 0.0).sum().backward()
+        np.testing.assert_array_equal(x.grad.numpy(), [0.0, 0.25])

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.array import DeviceArray
+from ..device import put
 from ..op import Op, Rule, Rules
-from ..tape import ACTIVE, TRACED, Entry, caller, leaf, next_number, tape
+from ..tape import ACTIVE, TRACED, TRACING, Entry, caller, leaf, mode, next_number, recording, tape
 from ..tensor import Tensor, entry_of, wrap
 from ..transform import joined, pulled
 from ..tree import leaves
 from ..value import SCALAR, Spec, Value, as_value
-from .call import write_call
 from .errors import CompileError
-from .graph import Graph
 from .memory import number
 from .places import Place, Scope, argument
-from .program import Program
+from .target import build
 from .trace import Input, Tracer
 from .writer import MISMATCH, Outline, Output
 
@@ -42,20 +42,20 @@ class Pullback:
                 "inside the function (ag.compile(ag.value_and_grad(loss)), or a step that calls backward())"
             )
         self._specs: dict[int, Spec] = {k: (t.shape, t.dtype) for k, t in results.items()}
+        self._devices = {k: t.device for k, t in results.items()}
         self._given = [(i.entry.spec, i.private) for i in tracer.inputs.values()]
         self._read = _reader([i.place for i in tracer.inputs.values()])
         reached = dict.fromkeys(e for t in results.values() for e in tape(entry_of(t))[1] if e.op is None)
         variables = {e: place for e in reached if (place := tracer.place_of_leaf(e)) is not None}
         self._sources = _reader(list(variables.values()))
-        seeds = [leaf(as_value(np.ones(t.shape, t.dtype)), TRACED) for t in results.values()]
+        seeds = [leaf(_seed(np.ones(t.shape), (t.shape, t.dtype), t.device), TRACED) for t in results.values()]
         given = [*tracer.inputs, *seeds]
         tracer.inputs = {e: Input(e, argument(k)) for k, e in enumerate(given)}
         cotangents, _ = pulled(
             joined(list(results.values())), [wrap(s.value, s) for s in seeds], list(variables), 0, True, True, True
         )
-        program = Program(Graph(tracer), [tracer.source(c) for c in cotangents], [], [])
         outline = Outline(tuple([e.value for e in given]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))])
-        self._call = write_call(program, outline)
+        _, self._call = build(tracer, outline, [tracer.source(c) for c in cotangents])
         self._lock = threading.Lock()
         self._op = Op(
             name="compiled", family="custom", inputs=("x",), attrs={}, forward=_refuse, rules=Rules(self._rule),
@@ -85,12 +85,15 @@ class Pullback:
                 entry.attrs["pulled"] = g, cotangents
             return cotangents[k]
 
-        return Rule(raw, raw, _refuse, frozenset(), (r"\text{compiled}", "compiled"))
+        def traced(g: Tensor, entry: Entry) -> Tensor:
+            return _refuse() if recording() or mode() & TRACING else wrap(raw(g._value, entry))
+
+        return Rule(raw, raw, traced, frozenset(), (r"\text{compiled}", "compiled"))
 
     def _cotangents(self, g: Value, entry: Entry) -> list[Value]:
         seeds = [
-            _seed(g if k == entry.attrs["result"] else np.zeros(shape), (shape, dtype))
-            for k, (shape, dtype) in self._specs.items()
+            _seed(g if k == entry.attrs["result"] else np.zeros(spec[0]), spec, self._devices[k])
+            for k, spec in self._specs.items()
         ]
         with self._lock:
             found = self._call(0, (*entry.attrs["given"], *seeds), {})
@@ -98,12 +101,15 @@ class Pullback:
         return [t._value for t in found]
 
 
-def _seed(g: Value, spec: Spec) -> Value:
-    return float(g) if spec == SCALAR else np.asarray(g, spec[1])
+def _seed(g: Any, spec: Spec, device: str) -> Value:
+    """A cotangent of a result, where that is."""
+    return put(g if type(g) is DeviceArray else as_value(np.asarray(g, spec[1])), device)
 
 
 def _held(value: Any, spec: Spec, private: bool) -> Value:
     """What an input is now, as it stays: other arrays than those of tensors are copied."""
+    if type(value) is DeviceArray:
+        return value
     if spec == SCALAR:
         return number(value)
     return value if private else np.array(value, spec[1])

@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from ..cuda.array import DeviceArray
 from ..tape import ACTIVE, TRACING, WATCHING, Entry, describe, mode, set_grad_enabled, tape, traced_by
 from ..tensor import Tensor, entry_of, wrap
 from ..tree import leaves, map_leaves
 from ..value import from_user
-from .call import write_call
 from .differentiable import Pullback
 from .errors import CompileError
 from .explain import Explanation, explain, source
-from .graph import Graph
 from .outside import Conditions
 from .places import argument
 from .program import Program
+from .target import build
 from .trace import Change, Held, Tracer
 from .writer import MISMATCH, Outline, Output
 
@@ -273,15 +271,8 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             args, kwargs, now, [*conditions.places, *unchanged, *tracer.guards], list(tracer.inputs.values()), nested,
             reads, changes,
         )  # fmt: skip
-        recorded = _on_device(tracer, outline, entries, [k for k, _ in updates]) if is_on_device(tracer) else None
-        if recorded is not None and differentiable:
-            raise CompileError(
-                f"compile: {fn.__qualname__} returns what requires a gradient, which functions on the GPU cannot yet; "
-                "differentiate inside the function (a step that calls backward()), or detach what it returns"
-            )
-        if recorded is None:
-            program = Program(Graph(tracer), entries, updates, looks=[k for _, k in reads])
-            recorded = Recorded(program, outline, write_call(program, outline))
+        made, call = build(tracer, outline, entries, updates)
+        recorded = Recorded(made, outline, call)
         if differentiable:
             with traced_by(tracer):
                 recorded.pullback = Pullback(tracer, differentiable, fn.__qualname__)
@@ -293,19 +284,6 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         raise
     finally:
         tracer.close()
-
-
-def is_on_device(tracer: Tracer) -> bool:
-    """Whether a recording reads anything on the GPU."""
-    return any(type(e.value) is DeviceArray for e in tracer.inputs)
-
-
-def _on_device(tracer: Tracer, outline: Outline, outputs: Sequence[Entry], updates: Sequence[int]) -> Recorded:
-    from ..cuda.compiled import DeviceRecording
-    from ..cuda.compiled import write_call as write
-
-    recording = DeviceRecording(tracer, outputs)
-    return Recorded(recording, outline, write(recording, outline, updates))
 
 
 __all__ = ["Compiled", "compile"]

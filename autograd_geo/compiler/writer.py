@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.array import DeviceArray
 from ..tensor import Tensor, wrap
 from ..tree import fill, leaves
 from .outside import is_same
@@ -140,8 +141,9 @@ class Writer:
             if any(place.mentions(name) for place in self.places):
                 return plain
             return f"{plain} and {name}.shape == {x.shape} and {name}.dtype == {self.bind(x.dtype)}"
-        if isinstance(x, np.ndarray | np.generic):
-            kind = f"isinstance({name}, {self.bind((np.ndarray, np.generic))})"
+        if isinstance(x, np.ndarray | np.generic | DeviceArray):
+            kinds = DeviceArray if isinstance(x, DeviceArray) else (np.ndarray, np.generic)
+            kind = f"isinstance({name}, {self.bind(kinds)})"
             return f"{kind} and {name}.shape == {x.shape} and {name}.dtype == {self.bind(x.dtype)}"
         if type(x) is float:
             return f"type({name}) is float"
