@@ -43,8 +43,22 @@ def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceA
         _programs[key] = _program(op, values, literals, dict(attrs))
     program, at = _programs[key]
     _check_positions(op, values, attrs)
-    (result,) = program.run(*[_given(x, at) for x, fixed in zip(values, literals, strict=True) if not fixed])
+    try:
+        given = [_given(x, at) for x, fixed in zip(values, literals, strict=True) if not fixed]
+    except OverflowError:
+        return _beyond(op, values, attrs)
+    (result,) = program.run(*given)
     return result
+
+
+def _beyond(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceArray:
+    """What an op gives where a literal lies outside the dtype: comparisons, the same for all elements.
+
+    NumPy says it of one element; other ops raise its OverflowError.
+    """
+    few = [x if type(x) in NUMBERS else np.zeros((), x.dtype) for x in values]
+    shape, _ = _result(op, values, dict(attrs))
+    return to_device(np.full(shape, op.forward(*few, **attrs)))
 
 
 def _given(x: Any, at: np.dtype[Any]) -> DeviceArray:
