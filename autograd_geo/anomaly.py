@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backward import Local, Write
-from .cuda.array import DeviceArray, DeviceError
+from .cuda.array import on_host
 from .diagnosis import PassWatch, new_in_value, not_finite
 from .findings import Finding, of_value
 from .op import Op, apply
@@ -60,25 +60,17 @@ class detect_anomaly(watched_by):
         super().__enter__()
 
 
-def _refuse_device(value: Any) -> None:
-    if type(value) is DeviceArray:
-        raise DeviceError(
-            'detect_anomaly looks at values in the host\'s memory; move the inputs, and the module, with .to("cpu")'
-        )
-
-
 class _Watcher:
     def apply(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         with watched_by(None), np.errstate(all="ignore"):
             t = apply(op, operands, attrs)
-            _refuse_device(t._value)
             if (bad := not_finite(t._value)) is not None:
                 _look(op, operands, attrs, t, bad)
         return t
 
     def passed(self, steps: Iterator[tuple[Any, ...]], forward: bool = False) -> Iterator[tuple[Any, ...]]:
         """The `Write` events of a pass, all of whose events are looked at; if `forward`, cotangents are tangents."""
-        watch: PassWatch | _ForwardWatch = _ForwardWatch(value_of) if forward else PassWatch(value_of)
+        watch: PassWatch | _ForwardWatch = _ForwardWatch(_value_of) if forward else PassWatch(_value_of)
         while True:
             start = next_number()
             with watched_by(None), np.errstate(all="ignore"):
@@ -86,15 +78,18 @@ class _Watcher:
                 if event is None:
                     return
                 kind, *fields = event
-                _refuse_device(fields[-1])
                 if kind is Local and isinstance(fields[3], Tensor):
                     _belongs_to(fields[0], fields[3]._entry, start)
                 if not any(isinstance(f, list) for f in fields):  # cotangents of several results
-                    found = watch.finding(kind, [f._value if isinstance(f, Tensor) else f for f in fields])
+                    found = watch.finding(kind, [on_host(f._value if isinstance(f, Tensor) else f) for f in fields])
                     if found is not None:
-                        raise AnomalyError(found, value_of)
+                        raise AnomalyError(found, _value_of)
             if kind is Write:
                 yield event
+
+
+def _value_of(entry: Entry) -> Value:
+    return on_host(value_of(entry))
 
 
 class _ForwardWatch:
@@ -173,11 +168,11 @@ def _entry_of(op: Op, operands: Sequence[Any], attrs: dict[str, Any], t: Tensor)
             for x in operands
         )
     values = {
-        s: x._value if isinstance(x, Tensor) else s.value
+        s: on_host(x._value if isinstance(x, Tensor) else s.value)
         for s, x in zip(e.inputs, operands, strict=True)
         if isinstance(s, Entry)
     }
-    values[e] = t._value
+    values[e] = on_host(t._value)
     return e, values
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy import add, float64, ndarray
 
 from .cuda.array import DeviceArray, on_host
+from .device import move
 from .op import Rule, functions, registry
 from .support import Support, doubts
 from .tape import (
@@ -103,14 +104,9 @@ def events(
             with np.errstate(divide="ignore", invalid="ignore"):  # of what may not count
                 for _ in _loop(output, seed, order, found, traced, True, passed.append):
                     pass
-            has_nan = _has_nan(found.values(), traced, order)
-            on_device = has_nan and not traced and DeviceArray in map(type, [seed, *found.values()])
-            if on_device and quiet:
-                finished, cotangents = True, _on_device_with_support(output, seed, order, cotangents)
-                if done is not None:
-                    deque(map(done, passed), 0)
-            elif has_nan and not on_device:
-                support = Support(output, traced)
+            if _has_nan(found.values(), traced, order):
+                on_device = DeviceArray in map(type, [seed, *found.values()]) or move in map(_op, order)
+                support = Support(output, traced or on_device)
             elif quiet:
                 finished, cotangents = True, found
                 if done is not None:
@@ -124,17 +120,7 @@ def events(
             yield Write, entry, g
 
 
-def _on_device_with_support(
-    output: Entry, seed: Any, order: Sequence[Entry], cotangents: dict[Any, Any]
-) -> dict[Any, Any]:
-    """Where a pass over values on the device ends, with supports: by ops on tensors, which run there."""
-    with set_grad_enabled(False), np.errstate(divide="ignore", invalid="ignore"):
-        for _ in _loop(output, wrap(seed), order, cotangents, True, True, None, Support(output, True)):
-            pass
-    return {entry: g._value if isinstance(g, Tensor) else g for entry, g in cotangents.items()}
-
-
-_selects = attrgetter("op.selects")
+_op, _selects = attrgetter("op"), attrgetter("op.selects")
 
 
 def _mark(entry: Entry) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backward import Accumulate, Local, Write, events
+from .backward import Accumulate, Local, Write, events, seed_of
 from .cuda.array import on_host
 from .findings import Array, Finding, elementwise, of_derivative, of_leaf, of_sum, of_value
-from .tape import CONSTANT, TRACING, Entry, describe, history, mode
-from .tensor import Tensor
+from .tape import CONSTANT, TRACING, Entry, describe, history, hosted, mode, value_of
+from .tensor import Tensor, wrap
 from .value import Value, as_value, strong
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def diagnose(output: Tensor, *, flat: float = 0.01) -> Diagnosis:
         )
     order = history(entry)
     with np.errstate(all="ignore"):
-        values = _values(order)
+        values = {e: on_host(value) for e, value in _values(order).items()}
         search = _Search(order, values, entry)
         forward = list(search.forward())
         backward, leaves = search.backward()
@@ -183,7 +183,7 @@ def _new_in(e: Entry, k: int, g: Any, c: Any) -> Array | None:
         return bad if before is None else None
     rule = e.op.rules[k]  # type: ignore[union-attr]
     assert rule is not None
-    made = not_finite(np.broadcast_to(np.asarray(rule.raw(strong(g), e)), e.shape))
+    made = not_finite(np.broadcast_to(np.asarray(rule.raw(strong(g), hosted(e))), e.shape))
     if made is None:
         return bad
     new: Array = made if before is None else made & ~before
@@ -250,8 +250,9 @@ class _Search:
         findings: dict[Entry, Finding] = {}
         leaves: list[Entry] = []
         watch = PassWatch(self._values.__getitem__)
-        seed = as_value(np.ones(self._output.shape, self._output.dtype))
-        for kind, *fields in events(self._output, seed, retain=True, again=True):
+        seed = seed_of(wrap(value_of(self._output)), np.ones(self._output.shape))
+        for kind, *told in events(self._output, seed, retain=True, again=True):
+            fields = list(map(on_host, told))
             if kind is Write and not_finite(fields[1]) is not None:
                 leaves.append(fields[0])
             found = watch.finding(kind, fields)
@@ -265,7 +266,10 @@ class _Search:
 
 
 class PassWatch:
-    """Looks at the events of a reverse pass for where they stop being finite; `value` gives that of an entry."""
+    """Looks at the events of a reverse pass for where they stop being finite; `value` gives that of an entry.
+
+    All of these are in the host's memory.
+    """
 
     def __init__(self, value: Callable[[Entry], Value]) -> None:
         self._value = value
@@ -307,7 +311,7 @@ def _units(e: Entry, values: dict[Entry, Value], flat: float) -> Iterator[Findin
         return
     rule = op.rules[0]
     assert rule is not None
-    slopes = np.abs(np.asarray(rule.raw(strong(as_value(np.ones(e.shape, e.dtype))), e)))
+    slopes = np.abs(np.asarray(rule.raw(strong(as_value(np.ones(e.shape, e.dtype))), hosted(e))))
     low = np.reshape(slopes < flat, rows.shape)
     if low.mean() >= _WORTH_TELLING:
         what = f"{op.name}: {low.mean():.0%} of its {low.size:,} derivatives are below {flat:g}"

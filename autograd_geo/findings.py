@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .cuda.array import on_host
 from .expr import names_in
 from .op import Op, Rule
-from .tape import Entry, describe, line_of
+from .tape import Entry, describe, hosted, line_of
 from .value import Value, as_value, strong
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -53,7 +54,7 @@ class Finding:
 def of_leaf(e: Entry, where: Array) -> Finding:
     """The finding that a leaf holds something that is not finite."""
     index = _first(where)
-    what = f"{_called(e)} holds {_number(np.asarray(e.value)[index])}{_place(index, where)}"
+    what = f"{_called(e)} holds {_number(np.asarray(on_host(e.value))[index])}{_place(index, where)}"
     return Finding("input", e, what, "look at where these numbers come from; np.isfinite(...) finds the rows", index)
 
 
@@ -123,7 +124,7 @@ def _within(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
 def _slope(rule: Rule, e: Entry, index: tuple[int, ...]) -> str:
     """The local derivative of an elementwise op at one element, in symbols and its value."""
     one = as_value(np.ones(e.shape, e.dtype))
-    value = np.broadcast_to(np.asarray(rule.raw(strong(one), e)), e.shape)[index]
+    value = np.broadcast_to(np.asarray(rule.raw(strong(one), hosted(e))), e.shape)[index]
     return f"{rule.label} = {_number(value)}" if len(rule.label) < 40 else _number(value)
 
 

@@ -16,7 +16,7 @@ from .cuda.array import DeviceArray, on_host
 from .device import put
 from .expr import ZERO, Call, Num, Var
 from .op import Op, Rule, functions
-from .tape import CONSTANT, TRACING, Entry, duplicate, leaf, mode
+from .tape import CONSTANT, TRACING, Entry, duplicate, leaf, mode, set_grad_enabled
 from .tensor import Tensor, constant, entry_of, wrap
 from .value import Value, as_value, strong
 
@@ -26,15 +26,19 @@ _random = np.random.default_rng(0).uniform  # numbers that no sum of them cancel
 class Support:
     """The supports of the cotangents of one reverse pass, as it finds them: a mask for each entry, None for all.
 
-    Masks are arrays of booleans; tensors if the pass is `traced`, so that a program finds them anew in each call.
+    Masks are arrays of booleans; tensors if `by_tensors`: in a pass that is traced, so that a program finds them anew
+    in each call, and in one over values on the GPU, where ops run.
     """
 
-    def __init__(self, output: Entry, traced: bool) -> None:
-        self._traced, self._device = traced, "cpu"
+    def __init__(self, output: Entry, by_tensors: bool) -> None:
+        self._by_tensors, self._device = by_tensors, "cpu"
         self._masks: dict[Entry, Any] = {output: None}
 
     def contribution(self, rule: Rule, entry: Entry, k: int, g: Any) -> Any:
         """What the cotangent `g` of an entry's output contributes to that of input k, 0 outside the support."""
+        if self._by_tensors and not isinstance(g, Tensor):
+            with set_grad_enabled(False):
+                return self.contribution(rule, entry, k, wrap(g))._value
         source, mask = entry.inputs[k], self._masks[entry]
         self._device = g.device if isinstance(g, Tensor) else "cpu"
         assert type(source) is Entry and entry.op is not None
@@ -61,7 +65,7 @@ class Support:
 
     def _run(self, rule: Rule, g: Any, entry: Entry) -> Any:
         with np.errstate(divide="ignore", invalid="ignore"):  # of what does not count
-            return rule.traced(g, entry) if self._traced else rule.raw(strong(g), entry)
+            return rule.traced(g, entry) if self._by_tensors else rule.raw(strong(g), entry)
 
     def _fit(self, c: Any, entry: Entry, k: int) -> Any:
         from .backward import fit
@@ -71,13 +75,13 @@ class Support:
         return fit(c, entry, k, source)
 
     def _chosen(self, mask: Any, c: Any) -> Any:
-        if self._traced:
+        if self._by_tensors:
             return functions["where"](mask, c, 0.0)
         c = np.asarray(c)
         return as_value(np.where(mask, c, c.dtype.type(0)))
 
     def _constant(self, value: Value) -> Any:
-        return constant(put(value, self._device)) if self._traced else value
+        return constant(put(value, self._device)) if self._by_tensors else value
 
     def _meet(self, source: Entry, mask: Any) -> None:
         """Another path reaches `source`: what either depends on counts."""
@@ -116,7 +120,7 @@ class Support:
         clean, inputs = duplicate(entry), list(entry.inputs)
         for j, source in enumerate(entry.inputs):
             if j != k and type(source) is Entry and (found := self._passed(entry, j, mask)) is not None:
-                if self._traced:
+                if self._by_tensors:
                     chosen = self._chosen(found, wrap(source.value, source))
                     inputs[j] = operand = entry_of(chosen)
                     operand.value = chosen._value

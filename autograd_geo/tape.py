@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from .cuda.array import DeviceArray, DeviceError
+from .cuda.array import DeviceArray, on_host
 from .names import assigned_name, place, span
 from .value import SCALAR, Number, Spec, Value, strong
 
@@ -159,16 +159,10 @@ def history(output: Entry) -> list[Entry]:
             if type(source) is Entry and source not in seen:
                 seen.add(source)
                 order.append(source)
-    if DeviceArray in map(type, map(_value, order)):
-        raise DeviceError(
-            "what is drawn, stepped through or diagnosed has to be in the host's memory: move the inputs, and the "
-            'module, with .to("cpu") and record it there'
-        )
     order.sort(key=_number)
     return order
 
 
-_value = attrgetter("value")
 _number = attrgetter("number")
 
 
@@ -194,6 +188,18 @@ def value_of(entry: Entry) -> Value:
             known[e] = e.op.evaluate([strong(known[i]) if type(i) is Entry else i for i in e.inputs], e.attrs)
         stack.pop()
     return known[entry]
+
+
+def hosted(entry: Entry) -> Entry:
+    """The entry for those who look at it with NumPy: copies of values on the GPU take their place."""
+    inputs = [i for i in entry.inputs if type(i) is Entry]
+    if DeviceArray not in [type(e.value) for e in (entry, *inputs)]:
+        return entry
+    copies = {e: duplicate(e) for e in (entry, *inputs)}
+    for e in copies.values():
+        e.value = on_host(e.value)
+    copies[entry].inputs = tuple([copies[i] if type(i) is Entry else i for i in entry.inputs])
+    return copies[entry]
 
 
 def consume(entry: Entry) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from .. import expr
-from ..backward import Accumulate, Local, Seed, events
-from ..tape import CONSUMED, Entry, describe, history, value_of
-from ..value import strong
+from ..backward import Accumulate, Local, Seed, events, seed_of
+from ..tape import CONSUMED, Entry, describe, history, hosted, value_of
+from ..tensor import wrap
+from ..value import SCALAR, strong
 from .mathematics import Text, equation, plain, product, quotient, typeset
 from .values import names, number, summary
 
@@ -53,15 +54,18 @@ class Annotations:
         wanted = {*seen, *self.leaves}
         if not self.last.state or self.last.shape:
             return
-        for kind, *fields in events(self.last, 1.0, retain=True, again=True):
+        found: dict[Entry, Any] = {}
+        seed = seed_of(wrap(value_of(self.last)), None)
+        for kind, *fields in events(self.last, seed, retain=True, again=True):
             if (kind is Seed or kind is Accumulate) and fields[0] in wanted:
-                self.gradients[fields[0]] = summary(fields[-1])
+                found[fields[0]] = fields[-1]
             elif kind is Local:
                 entry, k, _, contribution = fields
                 if entry.inputs[k] in wanted:
-                    self.gradients[entry.inputs[k]] = summary(contribution)
+                    found[entry.inputs[k]] = contribution
                 if entry in wanted:
                     self.locals[entry, k] = self._local(entry, k)
+        self.gradients |= {entry: summary(g) for entry, g in found.items()}
 
     def _local(self, entry: Entry, k: int) -> Text:
         """The derivative of an entry by its k-th input: in symbols, and its value where that is one number."""
@@ -74,8 +78,8 @@ class Annotations:
             known: dict[str, Any] = {x: i for x, i in inputs.items() if not isinstance(i, Entry)}
             symbols = {x: self.names[i] for x, i in inputs.items() if isinstance(i, Entry)} | {"z": self.names[entry]}
             text = typeset(expr.simplify(rule.partial, {**entry.attrs, **known}), symbols)
-            if type(value_of(entry)) is float:
-                return equation(text, number(float(rule.raw(strong(1.0), entry))))
+            if entry.spec == SCALAR:
+                return equation(text, number(float(rule.raw(strong(1.0), hosted(entry)))))
             return text
         if op.family == "multilinear":
             others = [i for j, i in enumerate(entry.inputs) if j != k]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backward import events, seed_of
+from ..cuda.array import on_host
+from ..device import put
 from ..tape import enable_grad
 from ..tensor import Tensor, entry_of, wrap
 
@@ -73,7 +75,7 @@ def _descend(name: str, loss: Loss, leaves: tuple[Tensor, ...], optimizer: Optim
         if k == steps or not np.isfinite(losses[-1]):
             break
         found = gradients(value, leaves)
-        if not all(np.isfinite(g).all() for g in found):
+        if not all(np.isfinite(on_host(g)).all() for g in found):
             break
         for p, g in zip(leaves, found, strict=True):
             p.grad = wrap(g)
@@ -111,7 +113,7 @@ def gradients(value: Any, leaves: Sequence[Tensor]) -> list[Any]:
     cotangents = {leaf.root or leaf: g for _, leaf, g in events(entry_of(value), seed_of(value, None), quiet=True)}
     roots = [entry_of(p).root or entry_of(p) for p in leaves]
     return [
-        cotangents[root] if root in cotangents else np.zeros(p.shape, p.dtype)
+        cotangents[root] if root in cotangents else put(np.zeros(p.shape, p.dtype), p.device)
         for root, p in zip(roots, leaves, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..backward import Accumulate, Local, Seed, events, seed_of
+from ..cuda.array import on_host
 from ..op import Op
 from ..tape import Entry, describe, history, value_of
 from ..tensor import Tensor, entry_of
@@ -240,7 +241,7 @@ def gradients_of(loss: Tensor) -> dict[Entry, Any]:
             found.setdefault(entry.inputs[k], contribution)
         elif kind is Accumulate:
             found[fields[0]] = fields[2]
-    return found
+    return {entry: on_host(g) for entry, g in found.items()}
 
 
 class Numbers:
@@ -316,7 +317,7 @@ class Numbers:
 
     def _value(self, entry: Entry) -> Any:
         if entry not in self._values:
-            self._values[entry] = np.asarray(value_of(entry))
+            self._values[entry] = np.asarray(on_host(value_of(entry)))
         return self._values[entry]
 
     def _at(self, group: Group, entry: Entry, i: int, sample: int) -> float:

@@ -77,12 +77,14 @@ def _of_module(model: Any, x: Any, y: Any, loss: Any, sample: int, most: int) ->
     if loss is not None and (target is None or not callable(loss)):
         raise ValueError("network: the loss of a module is a function of prediction and target; pass y and that")
     with enable_grad(), untraced():
-        row = tensor(np.asarray(rows[sample : sample + 1], np.result_type(rows, np.float32)), requires_grad=True)
+        values = np.asarray(rows[sample : sample + 1], np.result_type(rows, np.float32))
+        named = dict(model.named_parameters())
+        row = tensor(values, requires_grad=True, device=next((p.device for p in named.values()), "cpu"))
         out = model(row)
         if not isinstance(out, Tensor):
             raise TypeError(f"network: the module must return a tensor, it returned {type(out).__name__}")
         value = None if loss is None else _scalar(loss(out, target))
-    names = {entry_of(p): name for name, p in model.named_parameters()}
+    names = {entry_of(p): name for name, p in named.items()}
     numbers = Numbers(read_layers([entry_of(out)], [entry_of(row)], vector=True), value, names, most)
     columns, edges = numbers.snapshot(0)
     shown = () if target is None else tuple(np.ravel(target).tolist())

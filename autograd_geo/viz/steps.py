@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 
 from ..backward import Accumulate, Local, Seed, events, seed_of
+from ..cuda.array import on_host
 from ..names import printable
 from ..tape import ACTIVE, CONSTANT, CONSUMED, Entry, duplicate, history, tape
 from ..tensor import Tensor, entry_of
@@ -276,11 +277,13 @@ def steps(output: Tensor, gradient: Any = None, *, of: str | None = None, optimi
         copies = _copied(last)
         copies[last].name = of or last.name
         order = list(copies.values())
-        moments = [Moment(FORWARD, entry, -1, entry.value, None) for entry in order]
         fresh = last.state == CONSUMED  # the pass that is told has been: what it left is no start for it
         roots = [entry.root for entry in order if entry.op is None]
-        grads = {root: None if fresh or root.grad is None else root.grad._value for root in roots}
-        moments += _reverse(copies[last], seed, grads)
+        grads = {root: None if fresh or root.grad is None else on_host(root.grad._value) for root in roots}
+        reverse = list(_reverse(copies[last], seed, grads))
+        for entry in order:
+            entry.value = on_host(entry.value)
+        moments = [Moment(FORWARD, entry, -1, entry.value, None) for entry in order] + reverse
         if optimizer is not None:
             moments += _updates(optimizer, order, grads)
     rule_of_updates = "" if optimizer is None else (inspect.getdoc(type(optimizer)) or "").partition("\n")[0]
@@ -314,7 +317,8 @@ def _copy(entry: Entry, copies: Mapping[Entry, Entry]) -> Entry:
 
 def _reverse(output: Entry, seed: Value, grads: dict[Entry, Value | None]) -> Iterator[Moment]:
     """What the reverse loop does; `grads` become what `backward` would leave in each leaf's `.grad`."""
-    for kind, entry, *fields in events(output, seed, retain=True):
+    for kind, entry, *told in events(output, seed, retain=True):
+        fields = list(map(on_host, told))
         if kind is Seed:
             yield Moment(SEED, entry, -1, fields[0], None)
         elif kind is Local:
@@ -336,10 +340,11 @@ def _updates(optimizer: Optimizer, order: Iterable[Entry], grads: Mapping[Entry,
     for p, state in zip(optimizer.parameters, optimizer.state, strict=True):
         entry = entry_of(p)
         root = entry.root or entry
-        g = grads.get(root, None if p.grad is None else p.grad._value)
+        g, value = grads.get(root, None if p.grad is None else on_host(p.grad._value)), on_host(p._value)
         if g is not None:
-            change, _ = optimizer.update(p._value, g, state or optimizer.initial(p._value), optimizer)
-            yield Moment(UPDATE, copies.get(root, entry), -1, as_value(np.subtract(p._value, change)), as_value(change))
+            held = {name: on_host(x) for name, x in state.items()} or optimizer.initial(value)
+            change, _ = optimizer.update(value, g, held, optimizer)
+            yield Moment(UPDATE, copies.get(root, entry), -1, as_value(np.subtract(value, change)), as_value(change))
 
 
 def _read_only(value: Value) -> Value:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .. import random
+from ..device import put
 from ..tape import no_grad
 from ..tensor import Tensor
 from .descent import Array, Loss, Path, leaves_of, number, unchanged
@@ -165,7 +166,7 @@ class _Plane:
             for c, d, steps in zip((a, b), self.axes, self.steps, strict=True):
                 if p in steps:
                     value = value + (c - d.zero) * steps[p]
-            p.hold(np.asarray(value, p.dtype))
+            p.hold(put(np.asarray(value, p.dtype), p.device))
 
     def project(self, path: Path) -> Array:
         """Coordinates (steps + 1, 2) of the points of the plane that are nearest to a path's."""

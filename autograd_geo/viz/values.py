@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.array import on_host
 from ..tape import Entry, history
 from ..value import SCALAR, Number
 from .scopes import parameter_names
@@ -44,9 +45,9 @@ def spec(entry: Entry) -> str:
 
 def summary(value: Any) -> str:
     """A number, a small array in full, and of a large one the range: `-0.2 … 1.5`, or `all 1`."""
-    array = np.asarray(value)
-    if not array.ndim or (array.size <= SHOWN and len(number(value)) <= WIDEST):
-        return number(value)
+    array = np.asarray(on_host(value))
+    if not array.ndim or (array.size <= SHOWN and len(number(array)) <= WIDEST):
+        return number(array)
     if not array.size:
         return "empty"
     low, high = float(array.min()), float(array.max())
