@@ -6,6 +6,9 @@ whose counter is i // 4 + 1. Everything else is arithmetic on words, element by 
 another rank can compute any part of a draw by itself. Where products and sums round separately, draws are the
 same to the last bit, except normals, which depend on how the machine rounds `log`, `cos` and `sin`.
 
+With `device="cuda"` numbers are made on the GPU and are a tensor there, so `device=x.device` draws beside x. In a
+function compiled for the GPU they are made there in any case.
+
 Generators count streams from 0; code that numbers its own (shuffles, by epoch) takes numbers from 2**62 on
 and so shares no words with draws from the same seed.
 """
@@ -18,12 +21,15 @@ import math
 import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .tape import TRACING, mode, tracer
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
 
 __all__ = [
     "Generator",
@@ -59,7 +65,7 @@ def _drawn(method: _F) -> _F:
         if mode() & TRACING:
             given = signature.bind(self, *args, **kwargs)
             given.apply_defaults()
-            return tracer().draw(self, method.__name__, given.args[1:])
+            return tracer().draw(self, method.__name__, given.args[1:], given.kwargs)
         return method(self, *args, **kwargs)
 
     return cast(_F, draw)
@@ -109,7 +115,9 @@ class Generator:
         return f"Generator(seed={self.seed})"
 
     @_drawn
-    def uniform(self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    def uniform(
+        self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = np.float64, *, device: str = "cpu"
+    ) -> NDArray[Any] | Any:
         """Numbers of `shape`, uniform in [low, high) up to rounding.
 
         Each takes the top 53 bits of its word, for float32 the top 24.
@@ -118,11 +126,15 @@ class Generator:
         low, high = float(low), float(high)  # a NumPy scalar would promote float32
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ValueError(f"uniform needs finite low <= high, not low={low}, high={high}")
+        if device != "cpu":
+            return self._on(device, "uniform", shape, dtype, low, high - low)
         fractions = _fractions(self._words(shape), 53 if dtype == np.float64 else 24).astype(dtype)
         return (low + (high - low) * fractions).reshape(shape)
 
     @_drawn
-    def normal(self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    def normal(
+        self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = np.float64, *, device: str = "cpu"
+    ) -> NDArray[Any] | Any:
         """Normal numbers of `shape`; float32 ones are the float64 ones, rounded.
 
         Words 2j and 2j + 1 give elements 2j and 2j + 1, by the method of G. E. P. Box and M. E. Muller,
@@ -131,6 +143,8 @@ class Generator:
         dtype, shape = _float_dtype(dtype), _sizes(shape)
         if not (math.isfinite(mean) and math.isfinite(std) and std >= 0):
             raise ValueError(f"normal needs a finite mean and std >= 0, not mean={mean}, std={std}")
+        if device != "cpu":
+            return self._on(device, "normal", shape, dtype, float(mean), float(std))
         size = math.prod(shape)
         first, second = _fractions(self._words((size + size % 2,)), 53).reshape(-1, 2).T
         radius = np.sqrt(-2.0 * np.log(1.0 - first))  # 1 - first lies in (0, 1]
@@ -148,25 +162,43 @@ class Generator:
         return order.astype(np.int64, copy=False)
 
     @_drawn
-    def integers(self, high: int, shape: Shape) -> NDArray[np.int64]:
+    def integers(self, high: int, shape: Shape, *, device: str = "cpu") -> NDArray[np.int64] | Any:
         """Integers of `shape` in 0 .. high - 1: words modulo `high` <= 2**63, so biased by high / 2**64."""
         high, shape = operator.index(high), _sizes(shape)
         if not 1 <= high <= 2**63:
             raise ValueError(f"integers needs 1 <= high <= 2**63, not high={high}")
+        if device != "cpu":
+            return self._on(device, "integers", shape, np.dtype(np.int64), high)
         return (self._words(shape) % np.uint64(high)).astype(np.int64).reshape(shape)
 
     @_drawn
-    def bernoulli(self, p: float, shape: Shape) -> NDArray[np.bool_]:
+    def bernoulli(self, p: float, shape: Shape, *, device: str = "cpu") -> NDArray[np.bool_] | Any:
         """Booleans of `shape`, each true with probability `p`: where a uniform number is below `p`."""
         if not 0 <= p <= 1:
             raise ValueError(f"bernoulli needs a probability in 0 .. 1, not p={p}")
+        if device != "cpu":
+            return self._on(device, "bernoulli", _sizes(shape), np.dtype(bool), float(p))
         return np.asarray(self.uniform(shape) < p)
 
     def _words(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+        return words(*self._next(), math.prod(shape))
+
+    def _on(self, device: str, draw: str, shape: tuple[int, ...], dtype: np.dtype[Any], *numbers: float) -> Tensor:
+        """The draw on the GPU."""
+        from .device import checked
+
+        checked(device)
+        from .cuda.random import drawn
+        from .tensor import wrap
+
+        return wrap(drawn(draw, self._next, shape, dtype, numbers))
+
+    def _next(self) -> tuple[int, int]:
+        """Seed and stream of a draw."""
         with self._lock:
             seed, stream = self._seed, self._stream
             self._stream += 1
-        return words(seed, stream, math.prod(shape))
+        return seed, stream
 
 
 def _word_sized(value: int, name: str) -> int:

@@ -21,7 +21,7 @@ if config.ENABLE_CUDASIM:
 from op_calls import calls, differentiable, scalar_of
 
 import autograd_geo as ag
-from autograd_geo.cuda import driver, eager, pool, region
+from autograd_geo.cuda import driver, eager, pool, random, region
 from autograd_geo.cuda.assemble import Assembled, assemble
 from autograd_geo.op import Op, registry
 
@@ -77,11 +77,12 @@ def compiler(arch: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
     monkeypatch.setattr(region, "_printed", {})
     monkeypatch.setattr(driver, "kernel", functools.cache(driver.kernel.__wrapped__))
     monkeypatch.setattr("autograd_geo.cuda.program.kernel", driver.kernel)
-    pool.pool.cache_clear()
-    eager.number.cache_clear()
+    caches = pool.pool, eager.number, random._kernel
+    for cache in caches:
+        cache.cache_clear()
     yield found
-    pool.pool.cache_clear()
-    eager.number.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 #: All ops in single precision, and some in each other way.
@@ -161,3 +162,18 @@ def test_a_stencil_reads_each_array_once(compiler: Compiler) -> None:
     (made,) = [m for m in compiler.made if m.shared]
     assert made.spilled == 0 and made.registers <= 128
     assert 34 * 34 * 4 <= made.shared <= 34 * 34 * 4 + 1024  # which the driver keeps for itself
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_random_numbers_are_made_in_registers_and_rounded_as_on_the_host(compiler: Compiler) -> None:
+    for dtype in (np.float64, np.float32):
+        ag.random.uniform(64, -1.0, 1.0, dtype, device="cuda")
+        ag.random.normal(64, -1.0, 1.0, dtype, device="cuda")
+    ag.random.bernoulli(0.5, 64, device="cuda")
+    ag.random.integers(10, 64, device="cuda")
+    assert len(compiler.made) == 6
+    for made in compiler.made:
+        assert made.spilled == 0
+        assert made.registers <= 96
+    for uniform in compiler.made[::2][:2]:
+        assert not re.search("[DF]FMA", uniform.sass)  # a product and a sum in one rounding

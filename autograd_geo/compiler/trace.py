@@ -8,7 +8,7 @@ that the function changes become results that are put back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import CodeType, SimpleNamespace
@@ -209,14 +209,16 @@ class Tracer:
         return wrap(z, entry)
 
     def _refuse_mixed(self, op: Op, operands: Sequence[Any]) -> None:
-        """Raise as uncompiled code does where tensors are on two devices; arrays that the caller gave may be."""
+        """Raise as uncompiled code does where tensors are on two devices; what is made of arrays alone may be."""
         from ..device import refuse_mixed
 
-        def given_as_array(x: Any) -> bool:
-            known = self.inputs.get(x._entry) if isinstance(x, Tensor) and x._entry is not None else None
-            return known is not None and not known.private
+        def is_array(x: Any) -> bool:
+            if not isinstance(x, Tensor) or x._entry is None:
+                return False
+            behind = [self.inputs[e] for e in needed([x._entry], self.defined) if e in self.inputs]
+            return bool(behind) and not any(i.private for i in behind)
 
-        refuse_mixed(op, [x for x in operands if not given_as_array(x)])
+        refuse_mixed(op, [x for x in operands if not is_array(x)])
 
     def source(self, x: Any, op: Op | None = None) -> Entry:
         """The entry that stands for an operand: an input if it comes from outside."""
@@ -293,13 +295,15 @@ class Tracer:
         """Note an array whose elements the recording depends on, such as an index."""
         self.guards.append(array_is_unchanged(x))
 
-    def draw(self, generator: Generator, name: str, args: Sequence[Any]) -> Tensor:
+    def draw(self, generator: Generator, name: str, args: Sequence[Any], where: Mapping[str, str]) -> Tensor:
         """Random numbers, drawn anew in each call: what the generator's method of this name returns for `args`."""
         self._marks.setdefault(generator, generator.mark())
+        method = getattr(generator, name)
         with untraced():
-            value = from_user(getattr(generator, name)(*args))
+            drawn = method(*args, **where)
+        value = drawn._value if isinstance(drawn, Tensor) else from_user(drawn)
         entry = leaf(value, TRACED)
-        self.inputs[entry] = Input(entry, Place(f"{{0}}.{name}(*{{1}})", generator, tuple(args)), generator=generator)
+        self.inputs[entry] = Input(entry, Place("{0}(*{1})", method, tuple(args)), generator=generator)
         return wrap(value, entry)
 
     def number(self, place: Place, value: float) -> Tensor:

@@ -179,8 +179,12 @@ class Writer:
                     self.marks[f"mark{k}"] = given.generator
                     self.before.append(f"mark{k} = {self.bind(given.generator)}.mark()")
                 drawn[id(given)] = f"drawn{k}"
-                self.before.append(f"drawn{k} = {given.place.text(self.bind)}")
+                self.before.append(f"drawn{k} = {self.draw(given)}")
         return drawn
+
+    def draw(self, given: Input) -> str:
+        """The random numbers that an input stands for."""
+        return given.place.text(self.bind)
 
     # --- results ------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ..compiler.errors import CompileError
 from ..compiler.graph import Graph
 from ..compiler.moves import frozen_key
 from ..compiler.nodes import INPUT, Node
+from ..compiler.places import Place
 from ..compiler.trace import Change, Input, Read, Slot, Tracer, needed
 from ..compiler.writer import Outline, Writer, indented
 from ..device import device_of, move, put
@@ -108,10 +109,10 @@ class _DeviceWriter(Writer):
             if i.generator is None:
                 self._given(f"x{k}", i.place.text(self.bind), spec)
             else:
-                drawn[f"x{k}"] = i, spec
+                drawn[f"x{k}"] = i
         draws = self.draws()  # last: nothing may turn out not to hold after them but what is read
-        for name, (i, spec) in drawn.items():
-            self._given(name, draws[id(i)], spec)
+        for name, i in drawn.items():
+            self.before.append(f"{name} = put({draws[id(i)]}, 'cuda')")
         numbers = ", ".join(f"n{k}" for k in range(len(recording.read)))
         arrays = ", ".join(f"x{k}" for k in range(len(recording.inputs)))
         updates = iter(self.updates)
@@ -124,6 +125,13 @@ class _DeviceWriter(Writer):
         lines.append(f"    return {self.tree(self.outline.result)}")
         scope = {"run": recording.run, "given": _given, "number": _number, "on_host": on_host, "put": put}
         return self.finished("\n".join(lines) + "\n", scope)
+
+    def draw(self, given: Input) -> str:
+        """Drawn on the device, but permutations."""
+        method, args = given.place.parts
+        if method.__name__ == "permutation":
+            return super().draw(given)
+        return Place("{0}(*{1}, device='cuda')._value", method, args).text(self.bind)
 
     def _given(self, name: str, text: str, spec: Any) -> None:
         self.before.append(f"{name} = given({text}, {self.bind(spec)})")
