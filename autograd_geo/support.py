@@ -36,7 +36,7 @@ class Support:
 
     def contribution(self, rule: Rule, entry: Entry, k: int, g: Any) -> Any:
         """What the cotangent `g` of an entry's output contributes to that of input k, 0 outside the support."""
-        if self._by_tensors and not isinstance(g, Tensor):
+        if self._by_tensors and not isinstance(g, Tensor | list):  # a list is of several outputs
             with set_grad_enabled(False):
                 return self.contribution(rule, entry, k, wrap(g))._value
         source, mask = entry.inputs[k], self._masks[entry]

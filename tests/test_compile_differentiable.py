@@ -171,6 +171,13 @@ def test_through_what_was_written_into_a_slice(device: str) -> None:
     np.testing.assert_array_equal(grads[1], grads[0])
 
 
+def test_nothing_is_said_of_derivatives_that_nobody_asked_for(device: str) -> None:
+    """They are recorded with a cotangent of ones; an infinity in it is told by a pass alone, as uncompiled."""
+    fast = ag.compile(lambda x: (ag.sqrt(x) ** 2).sum())
+    for _ in range(2):
+        fast(variable([0.0, 1.0], device))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not ag.cuda.is_available(), reason="no GPU, none simulated")
 def test_numbers_on_the_host_and_arrays_on_the_gpu() -> None:

@@ -452,6 +452,26 @@ def test_what_does_not_count_adds_nothing() -> None:
             np.testing.assert_allclose(b.numpy(), a.grad.numpy(), rtol=1e-14)
 
 
+def test_what_does_not_count_in_several_results() -> None:
+    def fn(x: Any) -> Any:
+        known = x > 1.0
+        return ag.where(known, ag.sqrt(x), 0.0), ag.where(known, x**0.25, 0.0) * 2.0
+
+    found, wanted = (
+        ag.vjp(fn, ag.tensor([0.0, 16.0], device=device))[1]((np.ones(2), np.ones(2)))[0] for device in ("cuda", "cpu")
+    )
+    np.testing.assert_allclose(wanted.numpy(), [0.0, 0.125 + 0.0625])
+    np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-14)
+
+
+def test_einsum_of_one_operand() -> None:
+    x = np.arange(9.0).reshape(3, 3)
+    for subscripts in ("ij->ji", "ii->i", "ij->i", "ii"):
+        np.testing.assert_array_equal(
+            ag.einsum(subscripts, ag.tensor(x, device="cuda")).numpy(), np.einsum(subscripts, x)
+        )
+
+
 def test_saving_and_loading(tmp_path: Any) -> None:
     x = ag.tensor([1.0, 2.0], device="cuda")
     ag.save(tmp_path / "x.safetensors", {"x": x})

@@ -325,6 +325,8 @@ WRITES = [scaled, filled, partly]
 MAKES: dict[str, Callable[[Any], Any]] = {
     "constant": ag.tensor, "recorded": lambda a: variable(a) * 1.0, "leaf": variable,
 }  # fmt: skip
+if ag.cuda.is_available():
+    MAKES["on the GPU"] = lambda a: ag.tensor(a, device="cuda")
 
 
 def agrees(read: Callable[[Any], Any], write: Callable[[Any], None], make: str, base: np.ndarray[Any, Any]) -> None:
@@ -374,6 +376,8 @@ READS: dict[str, Callable[[Any], Any]] = {
     "split": lambda a: np.split(a, 2)[1],
     "row of T": lambda a: a.T[0],
     "slice of a slice": lambda a: a[1:][0],
+    "integer of NumPy": lambda a: a[np.int64(1)],
+    "integer of NumPy and a slice": lambda a: a[np.int32(0), 1:],
     "one element": lambda a: a[0, 0, 0, ...],
     "one element of a vector": lambda a: a.ravel()[:1].reshape(()),
     "iterated": lambda a: next(iter(a)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.array import DeviceArray
 from ..declare import custom, linear, sample
 from ..op import composite
 from ..tape import TRACING, mode, tracer
@@ -22,6 +23,8 @@ def _plain(index: Any) -> Any:
     """An index in NumPy's terms, private to the tape: tensors and lists become arrays."""
     if type(index) is int or index is None or index is Ellipsis:
         return index
+    if isinstance(index, np.integer):
+        return int(index)
     if isinstance(index, tuple):
         return tuple([_plain(i) for i in index])
     if isinstance(index, slice):
@@ -81,9 +84,14 @@ def _read(x: Tensor, index: Any) -> Tensor:
     """`x[index]`, for indices as users write them."""
     if mode() & TRACING and (parts := _positions(x, index)) is not None:
         return _read_at(x, parts)
-    z = getitem(x, _plain(index))
+    z = getitem(x, plain := _plain(index))
     value, source = z._value, x._value
-    if type(value) is not float and type(source) is not float and (base := value.base) is not None:
+    if type(source) is DeviceArray:
+        parts = plain if type(plain) is tuple else (plain,)
+        basic = all(i is None or i is Ellipsis or type(i) in (int, slice) for i in parts)
+        if basic and (z.shape or any(i is Ellipsis for i in parts)):
+            note_view(x, z)
+    elif type(value) is not float and type(source) is not float and (base := value.base) is not None:
         if base is source or base is source.base:
             note_view(x, z)
     elif index is Ellipsis or (type(index) is tuple and len(index) > x.ndim and not z.shape):

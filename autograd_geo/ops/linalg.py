@@ -55,8 +55,10 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     if not isinstance(subscripts, str):
         raise TypeError("einsum: write the subscripts as a string, such as 'ij,jk->ik'")
     z = _einsum(*operands, subscripts=subscripts)
-    if len(operands) == 1 and isinstance(x := operands[0], Tensor) and np.may_share_memory(z._value, x._value):
-        note_view(x, z)  # axes in another order, or a diagonal
+    if len(operands) == 1 and isinstance(x := operands[0], Tensor):
+        small = np.ones((1,) * x.ndim)
+        if np.may_share_memory(np.einsum(subscripts, small), small):
+            note_view(x, z)  # axes in another order, or a diagonal
     return z
 
 
