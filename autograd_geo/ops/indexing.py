@@ -87,9 +87,9 @@ def _read(x: Tensor, index: Any) -> Tensor:
     z = getitem(x, plain := _plain(index))
     value, source = z._value, x._value
     if type(source) is DeviceArray:
-        parts = plain if type(plain) is tuple else (plain,)
-        basic = all(i is None or i is Ellipsis or type(i) in (int, slice) for i in parts)
-        if basic and (z.shape or any(i is Ellipsis for i in parts)):
+        indices: tuple[Any, ...] = plain if type(plain) is tuple else (plain,)
+        basic = all(i is None or i is Ellipsis or type(i) in (int, slice) for i in indices)
+        if basic and (z.shape or any(i is Ellipsis for i in indices)):
             note_view(x, z)
     elif type(value) is not float and type(source) is not float and (base := value.base) is not None:
         if base is source or base is source.base:
