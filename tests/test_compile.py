@@ -414,7 +414,7 @@ def test_what_fails_after_the_function_ran_leaves_all_as_it_was(monkeypatch: pyt
 
     fast = ag.compile(step)
     with monkeypatch.context() as patch:
-        patch.setattr("autograd_geo.compiler.function.Program", interrupted)
+        patch.setattr("autograd_geo.compiler.target.Program", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fast()
     np.testing.assert_array_equal(w.numpy(), [1.0, 2.0])

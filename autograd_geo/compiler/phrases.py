@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import expr
 from .moves import Shape
 from .nodes import Node
+
+#: For each axis, where a part of it begins and ends.
+Box: TypeAlias = Sequence[tuple[int, int]]
 
 
 class Span(NamedTuple):
@@ -21,8 +25,13 @@ class Span(NamedTuple):
     base: int
     strides: Shape
 
-    def covers(self, at: Shape) -> bool:
-        return all(a <= i < b for a, i, b in zip(self.lower, at, self.upper, strict=True))
+    def covers(self, box: Box) -> bool:
+        """Whether all elements of a box are read so."""
+        return all(a <= low and high <= b for a, (low, high), b in zip(self.lower, box, self.upper, strict=True))
+
+    def meets(self, box: Box) -> bool:
+        """Whether any are."""
+        return all(max(a, low) < min(b, high) for a, (low, high), b in zip(self.lower, box, self.upper, strict=True))
 
 
 def letter(dtype: np.dtype[Any]) -> str:

@@ -14,6 +14,7 @@ from .moves import _APART, ZERO, Positions, Shape, c_strides
 from .nodes import GATHER, MAP, REDUCE, Formula, Node
 from .phrases import (
     CODES,
+    Box,
     Span,
     combined,
     converted,
@@ -32,11 +33,11 @@ from .stages import stages
 
 #: More boxes than this make a kernel long to compile; then irregular reads go through tables of indices.
 MOST_BOXES = 30
+#: With more boxes, what lies around a large one is gone through in few loops, which ask where they are.
+FEW_BOXES = 4
 #: Regions with so many values are computed in chunks, which threads share, each of about this many.
 CHUNK = 1 << 19
 MOST_CHUNKS = 64
-
-Box = Sequence[tuple[int, int]]
 
 
 class _Access:
@@ -273,9 +274,27 @@ class Printer:
                     cuts[axis].update(ends)
         return [sorted(c) for c in cuts]
 
+    def _boxes(self, axes: Sequence[int]) -> list[Box]:
+        """These axes in boxes, in each of which a read goes through one span, except in the margins of a large one."""
+        cuts = self._cuts()
+        cells: list[Box] = list(product(*[list(pairwise(cuts[a])) for a in axes]))
+        if len(cells) <= FEW_BOXES:
+            return cells
+        whole = [(0, self.shape[a]) for a in axes]
+        largest = max(cells, key=_size)
+        if 4 * _size(largest) < 3 * _size(whole):
+            return cells
+        margins = []
+        for k, (begin, end) in enumerate(largest):
+            for part in ((0, begin), (end, whole[k][1])):
+                if part[0] < part[1]:
+                    margins.append((*largest[:k], part, *whole[k + 1 :]))
+        return [*margins, largest]
+
     def _limit_boxes(self) -> None:
         """Let the reads of most spans go through tables where there would be too many boxes."""
-        while prod(len(c) - 1 for c in self._cuts()) > MOST_BOXES:
+        axes = range(len(self.shape))
+        while len(self._boxes(axes[: self.rows])) * len(self._boxes(axes[self.rows :])) > MOST_BOXES:
             worst = max(self.reads, key=lambda n: len(self.reads[n].spans))
             self.reads[worst] = self._by_table(worst)
 
@@ -292,9 +311,9 @@ class Printer:
         if self.chunks:
             self.axis = next((a for a, n in enumerate(self.shape) if n > 1), 0)
         text = [line for n in reductions if n not in per_row for line in self._start(n)]
-        ranges = [list(pairwise(c)) for c in self._cuts()]
-        for outer in product(*ranges[: self.rows]):
-            text += self._row(outer, [tuple(box) for box in product(*ranges[self.rows :])])
+        axes = range(len(self.shape))
+        for outer in self._boxes(axes[: self.rows]):
+            text += self._row(outer, self._boxes(axes[self.rows :]))
         for node in whole:
             text += self._finish(node, [0] * len(self.shape), part=True)
         head = [f"p{k} = a[o[{k}]]" for k in range(len(self.operands))]
@@ -370,14 +389,13 @@ class Printer:
         names = dict(self.scalars)
         anywhere: list[str | int] = [*loops, *[0] * (len(self.shape) - self.rows)]
         for k, inside in enumerate([*self.stages.inside, []]):
-            first = (*[a for a, _ in outer], *[0] * (len(self.shape) - self.rows))
+            first = (*outer, *[(0, 1)] * (len(self.shape) - self.rows))
             lines += self._computed(self.stages.between[k], first, anywhere, names, f"u{k}_")
             done = [n for n in inside if n.kind == REDUCE and self.region.is_per_row(n)]
             lines += [line for n in done for line in self._start(n)]
             for box in boxes if inside else ():
                 start, deeper, within = self._nest(box, self.rows)
-                first = tuple(a for a, _ in (*outer, *box))
-                body = self._computed(inside, first, [*loops, *within], dict(names), f"t{k}_")
+                body = self._computed(inside, (*outer, *box), [*loops, *within], dict(names), f"t{k}_")
                 lines += start + [deeper + line for line in body]
             for node in done:
                 lines += self._finish(node, anywhere, part=True)
@@ -401,16 +419,16 @@ class Printer:
         return lines, indent, loops
 
     def _computed(
-        self, nodes: list[Node], lower: Shape, loops: list[str | int], names: dict[Node, str], prefix: str
+        self, nodes: list[Node], box: Box, loops: list[str | int], names: dict[Node, str], prefix: str
     ) -> list[str]:
-        """The statements that compute nodes at one index; `names` says what is known, and is added to."""
+        """The statements that compute nodes at one index of a box; `names` says what is known, and is added to."""
         loaded: dict[str, str] = {}
         body: list[str] = []
 
         def read(node: Node) -> str:
             node = self.spread.get(node, node)
             if node not in names:
-                text = self._load(node, lower, loops)
+                text = self._load(node, box, loops)
                 if text not in loaded:
                     loaded[text] = f"{prefix}{len(loaded)}"
                     body.append(f"{loaded[text]} = {text}")
@@ -445,7 +463,7 @@ class Printer:
         larger = "larger" if node.data[0] == "max" else "smaller"
         return [f"nan{k} = or_nan(nan{k}, {value})", f"{name} = {larger}({name}, {value})"]
 
-    def _load(self, node: Node, lower: Shape, loops: list[str | int]) -> str:
+    def _load(self, node: Node, box: Box, loops: list[str | int]) -> str:
         access = next(found[node] for found in (self.reads, self.kept, self.writes) if node in found)
         char = letter(node.dtype)
         zero = self._constant(char, 0.0)
@@ -462,10 +480,15 @@ class Printer:
             position = within(f"i8(load_{kind}(p{k}, {element(positions, loops)}, {k}, #))", how.length)
             at = f"{element(source, loops)} + {how.step} * {position}"
             return f"load_{char}(p{source.operand}, {at}, {source.operand}, #)"
+        text = zero
         for s in access.spans:
-            if s.covers(lower):
-                return zero if s.operand < 0 else f"load_{char}(p{s.operand}, {element(s, loops)}, {s.operand}, #)"
-        raise AssertionError("no span covers this box")
+            if s.operand < 0 or not s.meets(box):
+                continue
+            load = f"load_{char}(p{s.operand}, {element(s, loops)}, {s.operand}, #)"
+            if s.covers(box):
+                return load
+            text = f"({load} if {_inside(s, box, loops)} else {text})"
+        return text
 
     def _store(self, node: Node, value: str, span: Span, loops: list[str | int]) -> str:
         return f"store_{letter(node.dtype)}(p{span.operand}, {element(span, loops)}, {value}, {span.operand}, #)"
@@ -492,6 +515,19 @@ class Printer:
         if node.fn == "reciprocal":
             node = expr.Call("/", (expr.Num(1.0), *node.args))
         return expr.Call(node.fn, tuple(self._typed_numbers(a, char, names) for a in node.args))
+
+
+def _size(box: Box) -> int:
+    return prod(high - low for low, high in box)
+
+
+def _inside(span: Span, box: Box, loops: Sequence[str | int]) -> str:
+    """Whether an index of a box is one that a span covers."""
+    asked = []
+    for low, (begin, end), high, i in zip(span.lower, box, span.upper, loops, strict=True):
+        if low > begin or high < end:
+            asked.append((f"{low} <= " if low > begin else "") + str(i) + (f" < {high}" if high < end else ""))
+    return " and ".join(asked)
 
 
 class Printed(NamedTuple):

@@ -9,15 +9,13 @@ up depends on the shape alone, so it is the same in each run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..compiler.moves import Shape
 from ..compiler.nodes import MAP, REDUCE, Node
-from ..compiler.phrases import Span, letter, typed, watches_nan
+from ..compiler.phrases import Box, Span, letter, typed, watches_nan
 from ..compiler.printer import Printer
 from ..compiler.regions import Plan, Region
 from .stencil import tiles_of
@@ -90,12 +88,11 @@ class DevicePrinter(Printer):
         inner = [a for a in axes if a not in outer]
         self.registers = {n: f"r{self.writes[n].spans[0].operand}" for n in self.sums}
         whole = [n for n in self.sums if n in self.parts]
-        ranges = [list(pairwise(c)) or [(0, 0)] for c in self._cuts()]
         text = [line for n in whole for line in self._start(n)]
-        boxes = [dict(zip(outer, box, strict=True)) for box in product(*(ranges[a] for a in outer))]
-        for box in boxes:
-            inside = [dict(zip(inner, b, strict=True)) for b in product(*(ranges[a] for a in inner))]
-            text += self._by_tiles(box) or self._part(box, inside)
+        inside = [dict(zip(inner, box, strict=True)) for box in self._boxes(inner)]
+        for box in self._boxes(outer):
+            part = dict(zip(outer, box, strict=True))
+            text += self._by_tiles(part) or self._part(part, inside)
         for node in whole:
             k = self.parts[node]
             text += self._combined(node)
@@ -140,8 +137,8 @@ class DevicePrinter(Printer):
         of_index = [n for n in self.sums if n not in self.parts]
         lines: list[str] = []
         for k, nodes in enumerate([*self.stages.inside, []]):
-            corner = tuple(outer[a][0] if a in outer else 0 for a in range(len(self.shape)))
-            lines += self._once(self._computed(self.stages.between[k], corner, anywhere, names, f"u{k}_"))
+            row = [outer.get(a, (0, 1)) for a in range(len(self.shape))]
+            lines += self._once(self._computed(self.stages.between[k], row, anywhere, names, f"u{k}_"))
             done = [n for n in nodes if n in of_index]
             lines += [line for n in done for line in self._start(n)]
             for box in inside if nodes else ():
@@ -151,8 +148,8 @@ class DevicePrinter(Printer):
                     first, step = ("cuda.threadIdx.x", str(self.threads)) if self.by_block else ("0", "1")
                     head = self._loop("u", box, first, step, within)
                 at = [within[a] for a in range(len(self.shape))]
-                corner = tuple({**outer, **box}[a][0] for a in range(len(self.shape)))
-                body = self._computed(nodes, corner, at, dict(names), f"t{k}_")
+                whole = [{**outer, **box}[a] for a in range(len(self.shape))]
+                body = self._computed(nodes, whole, at, dict(names), f"t{k}_")
                 lines += [*head, *_indented(body, bool(head))]
             for node in done:
                 lines += [*(self._combined(node) if self.by_block else []), *self._at_end(node, anywhere)]
@@ -163,8 +160,8 @@ class DevicePrinter(Printer):
         """What is done for a box where elements read around themselves; nothing for other boxes."""
         if self.sums or self.staged or self.tiles:
             return []
-        corner = tuple([low for low, _ in box.values()])
-        spans = [(a, span) for a, access in self.reads.items() if (span := self._span_at(access, corner)) is not None]
+        whole = list(box.values())
+        spans = [(a, span) for a, access in self.reads.items() if (span := self._span_of(access, whole)) is not None]
         side = 32 if self.threads >= 32 else 4
         tiles = tiles_of(box, spans, side, self.threads)
         if tiles is None:
@@ -180,18 +177,18 @@ class DevicePrinter(Printer):
         self._in_tiles = tiles.reads()
         at = [loops[a] for a in range(len(self.shape))]
         (nodes,) = [nodes for nodes in self.stages.inside if nodes]
-        body = self._computed(nodes, corner, at, dict(self.scalars), "t0_")
+        body = self._computed(nodes, whole, at, dict(self.scalars), "t0_")
         self._in_tiles = {}
         return [*lines, *["            " + line for line in (*first, *body)]]
 
-    def _span_at(self, access: Any, corner: Shape) -> Span | None:
-        """The span through which a read goes in the box with this corner, if that is how it goes."""
+    def _span_of(self, access: Any, box: Box) -> Span | None:
+        """The span through which a read goes in a box, if there is one."""
         if access.tables or access.positions is not None:
             return None
-        return next((s for s in access.spans if s.covers(corner)), None)
+        return next((s for s in access.spans if s.covers(box)), None)
 
-    def _load(self, node: Node, lower: Shape, loops: list[str | int]) -> str:
-        return self._in_tiles.get(node) or super()._load(node, lower, loops)
+    def _load(self, node: Node, box: Box, loops: list[str | int]) -> str:
+        return self._in_tiles.get(node) or super()._load(node, box, loops)
 
     def _once(self, lines: list[str]) -> list[str]:
         """What each thread of a block computes, and one stores: when all have read what was there."""

@@ -17,7 +17,8 @@ from ..compiler.phrases import Span, cast_of, element, letter
 #: How far from its own place an element may read, along each axis, and the shared memory of a block for all tiles.
 _REACH, _MOST_BYTES = 8, 32 << 10
 
-Box = Mapping[int, tuple[int, int]]
+#: For each axis, by its number, where a part of it begins and ends.
+Part = Mapping[int, tuple[int, int]]
 
 
 class Stencil(NamedTuple):
@@ -41,7 +42,7 @@ class Stencil(NamedTuple):
 class Tiles:
     """The loops over a box whose last two axes are cut into tiles of `side` by `side`, for blocks of `threads`."""
 
-    def __init__(self, box: Box, stencils: Sequence[Stencil], side: int, threads: int) -> None:
+    def __init__(self, box: Part, stencils: Sequence[Stencil], side: int, threads: int) -> None:
         self.box, self.stencils, self.side, self.threads = box, stencils, side, threads
         *self.others, self.rows, self.columns = [a for a, (low, high) in box.items() if high - low > 1]
 
@@ -102,7 +103,7 @@ class Tiles:
         return self.side + s.halo(1)
 
 
-def tiles_of(box: Box, reads: Iterable[tuple[Node, Span]], side: int, threads: int) -> Tiles | None:
+def tiles_of(box: Part, reads: Iterable[tuple[Node, Span]], side: int, threads: int) -> Tiles | None:
     """How to go through a box by tiles, if arrays are read around each element, by so many threads; else None."""
     long = [a for a, (low, high) in box.items() if high - low > 1]
     if len(long) < 2 or any(box[a][1] - box[a][0] < side for a in long[-2:]):
