@@ -212,7 +212,10 @@ def check_passes(call: Call) -> None:
         if a.dtype != np.float64:  # a literal beside single precision is rounded once more, or once less
             rtol = (100 if call.name == "power" else 8) * float(np.finfo(np.float32).eps)
             atol = 8 * float(np.finfo(np.float32).smallest_subnormal)
-        np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol, atol)
+        x, y = b.grad.numpy(), a.grad.numpy()
+        if rtol and call.name == "power":  # where either overflows on the way
+            x, y = (np.where(np.isfinite(x) & np.isfinite(y), each, 0.0) for each in (x, y))
+        np.testing.assert_allclose(x, y, rtol, atol)
 
 
 def check_dot(call: Call) -> None:
@@ -396,6 +399,7 @@ ANY_CALL = st.one_of(pointwise(dtypes=FLOATING), others(dtypes=FLOATING))
 @example(Call("power", (np.array(0.0, np.float32), 1.7976931348623157e308)))
 @example(Call("power", (np.array(1.1754944e-38, np.float32), 0.1)))
 @example(Call("power", (np.array(-0.1, np.float32), 1e-08)))
+@example(Call("power", (np.array(1e-45, np.float32), 1e-08)))
 def test_passes_are_one(call: Call) -> None:
     check_passes(call)
 
