@@ -367,6 +367,15 @@ def test_memory_is_given_back_and_taken_again() -> None:
     assert ag.cuda.memory_info()["kept"] == 0
 
 
+def test_other_shapes_share_memory() -> None:
+    x = ag.tensor(np.arange(24.0).reshape(2, 3, 4), device="cuda")
+    for same in (x.reshape(6, 4), ag.expand_dims(x, 1), x.reshape(-1).reshape(4, 6), x.detach()):
+        assert same._value.address == x._value.address
+        np.testing.assert_array_equal(same.numpy().ravel(), np.arange(24.0))
+    for other in (x.transpose(), x[0], x + 0.0):
+        assert other._value.address != x._value.address
+
+
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clear error, and what was there before is still there."""
     from autograd_geo.cuda.pool import pool

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..compiler.graph import Graph
 from ..compiler.moves import frozen_key
 from ..compiler.nodes import INPUT, Node
+from ..compiler.regions import storage
 from ..compiler.trace import Tracer
 from ..op import Op
 from ..value import NUMBERS
@@ -22,7 +23,7 @@ from .program import DeviceProgram, upload
 
 #: Ops of which a literal operand is part of the formula, as in x**2.
 _LITERAL = frozenset(["power"])
-_programs: dict[Any, tuple[DeviceProgram, Any]] = {}
+_programs: dict[Any, tuple[DeviceProgram | _Same, Any]] = {}
 
 
 def to_device(value: Any) -> DeviceArray:
@@ -79,7 +80,7 @@ def number(x: bytes, dtype: np.dtype[Any]) -> DeviceArray:
 
 def _program(
     op: Op, values: Sequence[Any], literals: Sequence[bool], attrs: dict[str, Any]
-) -> tuple[DeviceProgram, Any]:
+) -> tuple[DeviceProgram | _Same, Any]:
     """The program of an op for such operands, and the dtype of its literals."""
     spec = _result(op, values, attrs)
     dtypes = [x if type(x) in NUMBERS else x.dtype for x in values]
@@ -92,7 +93,20 @@ def _program(
             args.append(Node(INPUT, x.shape, x.dtype))
     result = graph.op(op, args, attrs, spec, None)
     inputs = [a for a, fixed in zip(args, literals, strict=True) if not fixed]
+    root = storage(result)
+    if root is not None and root in inputs and root.size == result.size:
+        return _Same(inputs.index(root), result), at
     return DeviceProgram(inputs, [result]), at
+
+
+class _Same(NamedTuple):
+    """Another shape of the elements of an operand, in the same order: it shares the memory, which never changes."""
+
+    operand: int
+    node: Node
+
+    def run(self, *arrays: DeviceArray) -> list[DeviceArray]:
+        return [arrays[self.operand].in_shape(self.node.shape, self.node.dtype)]
 
 
 def _result(op: Op, values: Sequence[Any], attrs: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
