@@ -21,7 +21,7 @@ import numpy as np
 import test_ops
 
 from autograd_geo import expr
-from autograd_geo.declare.pointwise import pointwise_rule
+from autograd_geo.declare.by_formula import pointwise_rule
 from autograd_geo.expr import Call, Node, Num
 from autograd_geo.op import Op, Rule, Rules, functions, registry
 
