@@ -80,6 +80,8 @@ class Generator:
 
     def __init__(self, seed: int, stream: int = 0) -> None:
         self._lock = threading.Lock()
+        if mode() & TRACING:
+            tracer().make_generator(self)
         self.reset(seed, stream)
 
     def reset(self, seed: int, stream: int = 0) -> None:
@@ -88,15 +90,21 @@ class Generator:
 
     @property
     def seed(self) -> int:
+        if mode() & TRACING:
+            tracer().read_generator(self, "{0}._seed", self._seed)
         return self._seed
 
     def mark(self) -> tuple[int, int]:
         """The seed and the stream of the next draw, for `rewind`."""
+        if mode() & TRACING:
+            tracer().read_generator(self, "({0}._seed, {0}._stream)", tracer().found_generator(self))
         with self._lock:
             return self._seed, self._stream
 
     def rewind(self, mark: tuple[int, int]) -> None:
         """Go back to where `mark()` was called: the draws since then will come again."""
+        if mode() & TRACING:
+            tracer().move_generator(self)
         with self._lock:
             self._seed, self._stream = mark
 

@@ -104,7 +104,7 @@ class Compiled(Generic[P, R]):
         """A call that no recording holds for: run in Python, and recorded."""
         if self._count >= MOST_RECORDINGS:
             warnings.warn(
-                f"{self._fn.__qualname__} was recorded {self._count} times, for ever new shapes or values that "
+                f"{name_of(self._fn)} was recorded {self._count} times, for ever new shapes or values that "
                 "Python reads; from now on it runs uncompiled. Keep shapes the same, and choose by ag.where",
                 stacklevel=3,
             )
@@ -157,11 +157,13 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
     (forward, backward, updates in place) becomes part of a program of kernels that later calls run. Arguments are
     tensors, arrays, numbers, modules and nested lists, tuples and dicts of them. Where Python reads a value, the other
     branch is recorded when it is first taken; what a function prints, it prints while it is recorded only. Variables of
-    its module and its closure are read anew or compared in each call; those of installed packages are taken as fixed.
+    its module and its closure, and what its objects and their classes hold, are read anew or compared in each call;
+    those of installed packages are taken as fixed.
 
     A result that requires a gradient is on the tape: `backward()` and transforms go through it once, to what it was
     computed from. Raises CompileError, a TypeError, for a function that would not do the same in each call: one that
-    assigns to a variable outside, or writes into an array that it was given.
+    assigns to a variable outside, writes into an array that it was given, sets an optimiser's learning rate, seeds a
+    generator from outside, draws random numbers that are not `ag.random`'s, or takes items of an iterator from outside.
     """
     return fn if isinstance(fn, Compiled) else Compiled(fn)
 
@@ -176,6 +178,11 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """What to call a function, which may be any callable object, in messages."""
+    return str(getattr(fn, "__qualname__", type(fn).__qualname__))
 
 
 def _is_numeric(x: Any) -> bool:
@@ -212,7 +219,7 @@ def _refuse_changes(fn: Callable[..., Any], changes: Sequence[Change], different
         if differentiable or (owner is not None and not owner.is_leaf):
             what = "" if owner is None else f" {change.kind} of {describe(entry_of(owner))}"
             raise CompileError(
-                f"compile: {fn.__qualname__} changes{what or ' state outside'} and "
+                f"compile: {name_of(fn)} changes{what or ' state outside'} and "
                 + ("returns what requires a gradient" if differentiable else "got it as recorded outside")
                 + "; differentiate inside the function (a step that calls backward()), or detach what it returns"
             )
@@ -230,7 +237,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
 
     def watched(x: Any) -> Any:
         k = next(numbers)
-        return tracer.argument(k, x) if _is_numeric(x) else x
+        return tracer.argument(k, x, conditions.tensors) if _is_numeric(x) else x
 
     entries: list[Entry] = []
 
@@ -256,6 +263,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
             result = fn(*passed_args, **passed_kwargs)
         undone = BaseException
+        conditions.unrepeatable.check(name_of(fn))
         differentiable = {
             k: t for k, t in enumerate(leaves(result))
             if isinstance(t, Tensor) and t.requires_grad and not tracer.place_of(t) and _reaches_leaf(t)
@@ -275,12 +283,17 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         recorded = Recorded(made, outline, call)
         if differentiable:
             with traced_by(tracer):
-                recorded.pullback = Pullback(tracer, differentiable, fn.__qualname__)
+                recorded.pullback = Pullback(tracer, differentiable, name_of(fn))
             returned = recorded.pullback.attach(returned, args, kwargs)
         outline.args, outline.kwargs = map_leaves(_without_memory, (args, kwargs))
         return returned, recorded
     except undone:
         tracer.undo()
+        conditions.unrepeatable.restore()
+        raise
+    except BaseException:
+        with traced_by(tracer), set_grad_enabled(False):
+            tracer.effects()
         raise
     finally:
         tracer.close()

@@ -1,26 +1,40 @@
-"""What a function reads from outside besides tensors: variables of its closure and globals, settings of its modules.
+"""What a function reads from outside besides tensors: variables, defaults, attributes of objects, classes and modules.
 
-Python reads them while a function is recorded, so a recording holds only as long as they are what they were.
+Python reads them while a function is recorded, so a recording holds only as long as they are what they were. Objects
+are opened up; of classes and modules counts what the code of the function, and of all that it uses, has a name for.
 """
 
 from __future__ import annotations
 
 import dis
+import functools
+import struct
 import sys
-from collections.abc import Iterator
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType, MethodType, ModuleType
+from operator import is_
+from types import BuiltinMethodType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
+from weakref import ReferenceType
 
 import numpy as np
 
+from ..random import Generator
 from ..tensor import Tensor
 from .errors import CompileError
 from .places import Place
+from .unrepeatable import Unrepeatable
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
 #: Arrays up to this size are always compared; larger ones unless ops take them as they are, as inputs.
 SMALL_ARRAY = 4096
+#: Modules of the standard library whose objects are looked into: they hold what users put there.
+_CONTAINERS = frozenset(["argparse", "collections", "types"])
+#: Names of functions that read attributes whose names the code does not tell.
+_DYNAMIC = frozenset(["getattr", "vars", "__dict__", "__getattribute__"])
 _ABSENT = object()
 
 
@@ -33,7 +47,15 @@ class Conditions:
 
     places: list[Place] = field(default_factory=list)
     arrays: list[tuple[np.ndarray[Any, Any], Place]] = field(default_factory=list)
+    #: Tensors that are found outside, by id.
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+    #: What the function may change, besides, in its recording only.
+    unrepeatable: Unrepeatable = field(default_factory=Unrepeatable)
     _seen: set[int] = field(default_factory=set)
+    _names: set[str] = field(default_factory=set)  # of variables and attributes, in all code that was found
+    _modules: dict[int, dict[str, Any]] = field(default_factory=dict)  # and settings of optimisers
+    _classes: dict[type, None] = field(default_factory=dict)
+    _members: set[tuple[int, str]] = field(default_factory=set)  # of these that have been visited
 
     def add(self, x: Any, place: Place | None = None) -> None:
         """Add what a recording that uses `x` depends on; `place` is where `x` itself is found.
@@ -42,50 +64,205 @@ class Conditions:
         recording would do that.
         """
         if place is None:
-            _visit_function(x, self, self._seen)
+            self._inside(x)
         else:
-            _visit(place, x, self, self._seen)
+            self.visit(place, x)
+        known = -1
+        while known != (known := len(self._names) + len(self._modules) + len(self._classes)):
+            for scope in list(self._modules.values()):
+                self._read_names(scope, self._names)
+            for cls in list(self._classes):
+                self._class(cls)
+        if "random" in self._names:
+            self.unrepeatable.add_modules()
+
+    def visit(self, place: Place, value: Any) -> None:
+        """Guard a value and what it is made of."""
+        if isinstance(value, ModuleType):
+            self._inside(value)
+        elif isinstance(value, _SIMPLE):
+            self.places.append(is_same(place, value))
+        else:
+            self.places.append(Place("{0} is {1}", place, value))
+            self._inside(value)
+
+    def _inside(self, value: Any) -> None:
+        """Guard what an object is made of."""
+        if isinstance(value, Tensor):
+            self.tensors[id(value)] = value
+            return
+        if id(value) in self._seen or isinstance(value, (*_SIMPLE, Generator)):
+            return
+        self._seen.add(id(value))
+        self.unrepeatable.add(value)
+        if isinstance(value, ModuleType):
+            if not _is_library(value.__name__):
+                self._modules[id(vars(value))] = vars(value)
+        elif isinstance(value, type):
+            self._classes[value] = None
+        elif isinstance(value, FunctionType):
+            self._function(value)
+        elif isinstance(value, MethodType | BuiltinMethodType):
+            self._method(value)
+        elif "__wrapped__" in getattr(value, "__dict__", ()):  # such as functools.lru_cache
+            self._inside(value.__wrapped__)
+        elif isinstance(value, functools.partial):
+            self._inside(value.func)
+            self._items(value.args)
+            self._items(value.keywords)
+        elif isinstance(value, ReferenceType):
+            self.visit(Place("{0}()", value), value())
+        elif isinstance(value, ContextVar):
+            self.visit(Place("{0}.get({1})", value, _ABSENT), value.get(_ABSENT))
+        elif isinstance(value, np.ndarray):
+            if value.size <= SMALL_ARRAY:
+                self.places.append(array_is_unchanged(value))
+            else:
+                self.arrays.append((value, array_is_unchanged(value)))
+        elif isinstance(value, bytearray | array):
+            self.places.append(Place("bytes({0}) == {1}", value, bytes(value)))
+        else:
+            if isinstance(value, list | tuple | dict | deque | set | frozenset):
+                self._items(value)
+            self._attributes(value)
+
+    # --- code -----------------------------------------------------------------------------------------------------
+
+    def _function(self, fn: FunctionType) -> None:
+        cells = list(_cells(fn))
+        if _is_library(fn.__globals__.get("__name__")):  # whose variables stay as they are
+            for _, value in cells:
+                self._inside(value)
+            return
+        for cell, value in cells:
+            self.visit(Place("{0}.cell_contents", cell), value)
+        if fn.__defaults__:
+            self.visit(Place("{0}.__defaults__", fn), fn.__defaults__)
+        if fn.__kwdefaults__:
+            self.visit(Place("{0}.__kwdefaults__", fn), fn.__kwdefaults__)
+        for name, value in vars(fn).items():
+            if name == "__wrapped__":
+                self._inside(value)
+            else:
+                self.visit(Place("{0}.__dict__.get({1}, {2})", fn, name, _ABSENT), value)
+        names: set[str] = set()
+        for code in _codes(fn.__code__):
+            _refuse_assignments(code, fn)
+            names.update(code.co_names)
+        self._names |= names
+        self._read_names(fn.__globals__, names)
+        for name in names:  # modules that it imports itself
+            if isinstance(sys.modules.get(name), ModuleType):
+                self._inside(sys.modules[name])
+
+    def _method(self, method: Any) -> None:
+        owner = method.__self__
+        if owner is not None and not isinstance(owner, ModuleType):
+            self.visit(Place("{0}.__self__", method), owner)
+        if isinstance(method, MethodType):
+            self._inside(method.__func__)
+
+    def _read_names(self, scope: dict[str, Any], names: Iterable[str]) -> None:
+        """Guard those variables of a module that have one of these names."""
+        for name in sorted(scope.keys() & names):
+            if (id(scope), name) not in self._members:
+                self._members.add((id(scope), name))
+                self.visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), scope[name])
+
+    def _class(self, cls: type) -> None:
+        """Guard what code reads of a class, and what its methods read."""
+        ours = [base for base in cls.__mro__ if not _is_library(base.__module__)]
+        theirs = {name for base in cls.__mro__ if base not in ours for name in vars(base)}  # who may call ours
+        for base in ours:
+            for name, value in list(vars(base).items()):
+                special = name.startswith("__") and name.endswith("__")
+                used = name in self._names or name in theirs or not self._names.isdisjoint(_DYNAMIC)
+                if not (used or special) or (id(base), name) in self._members:
+                    continue
+                self._members.add((id(base), name))
+                if used and not special and not isinstance(value, MemberDescriptorType):
+                    self.visit(Place("{0}.__dict__.get({1}, {2})", base, name, _ABSENT), value)
+                for fn in _functions(value):
+                    self._inside(fn)
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def _attributes(self, value: Any) -> None:
+        cls = type(value)
+        if _is_optimizer(value):
+            self._optimizer(value)
+            self.unrepeatable.add_optimizer(value)
+        elif hasattr(value, "__dict__"):
+            module = cls.__module__.split(".")[0]
+            installed = _is_library(module) and module != "autograd_geo" and module not in _CONTAINERS
+            if not installed:
+                self.places.append(Place("len({0}.__dict__) == {1}", value, len(vars(value))))
+            for name, v in list(vars(value).items()):
+                if installed and not isinstance(v, (*_SIMPLE, np.ndarray)):
+                    continue  # its insides may lead anywhere
+                self.visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v)
+        for base in cls.__mro__:
+            if not _is_library(base.__module__):
+                self._classes[cls] = None
+                for name, slot in vars(base).items():
+                    if isinstance(slot, MemberDescriptorType):
+                        found = getattr(value, name, _ABSENT)
+                        self.visit(Place("getattr({0}, {1}, {2})", value, name, _ABSENT), found)
+
+    def _optimizer(self, value: Any) -> None:
+        """Its settings and state are read anew by its steps; what else reads the settings is to find them again."""
+        for name in ("parameters", "state"):
+            held, place = list(getattr(value, name)), Place(f"{{0}}.{name}", value)
+            same = "(len({0}) == {1} and all(map({2}, {0}, {3})))"  # the same objects
+            self.places.append(Place(same, place, len(held), is_, held))
+        self.tensors |= {id(p): p for p in value.parameters}
+        self._members |= {(id(vars(value)), name) for name in ("parameters", "state")}
+        self._modules[id(vars(value))] = vars(value)
+
+    def _items(self, value: Any) -> None:
+        if isinstance(value, set | frozenset):
+            kept: Any = list(value)
+            self.places.append(Place("{0}({1}, {2})", _are_the_same, value, kept))
+            for v in kept:
+                self._inside(v)
+            return
+        items = list(value.items() if isinstance(value, dict) else enumerate(value))
+        plain = [isinstance(v, _SIMPLE) for _, v in items]
+        if isinstance(value, list) and all(plain) and not any(type(v) is float and v == 0 for v in value):
+            kept = list(value)  # maybe thousands
+            kinds = list(map(type, kept))
+            self.places.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, kinds))
+        elif not isinstance(value, tuple):  # whose items stay what they are
+            if isinstance(value, dict):
+                self.places.append(Place("list({0}) == {1}", value, list(value)))
+            else:
+                self.places.append(Place("len({0}) == {1}", value, len(items)))
+            if any(plain):
+                some = [(k, v) for (k, v), simple in zip(items, plain, strict=True) if simple]
+                self.places.append(Place("{0}({1}, {2})", _has_items, value, some))
+        for (k, v), simple in zip(items, plain, strict=True):
+            if not simple:
+                self.visit(Place("{0}[{1}]", value, k), v)
 
 
-def _visit_function(fn: Any, found: Conditions, seen: set[int]) -> None:
-    if isinstance(fn, MethodType):
-        _visit(Place("{0}.__self__", fn), fn.__self__, found, seen)
-        fn = fn.__func__
-    fn = getattr(fn, "__wrapped__", fn)
-    if not isinstance(fn, FunctionType) or id(fn) in seen:
-        return
-    seen.add(id(fn))
+def _cells(fn: FunctionType) -> Iterator[tuple[Any, Any]]:
     for cell in fn.__closure__ or ():
         try:
-            value = cell.cell_contents
+            yield cell, cell.cell_contents
         except ValueError:
             continue  # assigned later
-        _visit(Place("{0}.cell_contents", cell), value, found, seen)
-    if _is_library(fn.__module__):
-        return
-    for code in _codes(fn.__code__):
-        _refuse_assignments(code, fn)
-    names = {name for code in _codes(fn.__code__) for name in code.co_names}
-    scopes = [fn.__globals__]
-    for name in sorted(names & fn.__globals__.keys()):
-        value = fn.__globals__[name]
-        if not isinstance(value, ModuleType):
-            _visit(Place("{0}.get({1}, {2})", fn.__globals__, name, _ABSENT), value, found, seen)
-        elif not _is_library(value.__name__):
-            scopes.append(vars(value))
-    for scope in scopes[1:]:
-        for name in sorted(names & scope.keys()):
-            _visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), scope[name], found, seen)
 
 
-def _visit_class(cls: type, found: Conditions, seen: set[int]) -> None:
-    """Guard what the methods of a class read."""
-    for base in cls.__mro__:
-        if not _is_library(base.__module__):
-            for value in list(vars(base).values()):
-                functions = [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
-                for fn in (value, *functions):
-                    _visit_function(fn, found, seen)
+def _functions(member: Any) -> Iterator[FunctionType]:
+    """The functions in a member of a class: itself, or those of a property, class method, static method."""
+    parts = [member]
+    if isinstance(member, property):
+        parts = [member.fget, member.fset]
+    elif isinstance(member, classmethod | staticmethod):
+        parts = [member.__func__]
+    elif isinstance(member, functools.cached_property):
+        parts = [member.func]
+    return (fn for fn in parts if isinstance(fn, FunctionType))
 
 
 def _is_library(module: str | None) -> bool:
@@ -95,6 +272,13 @@ def _is_library(module: str | None) -> bool:
         return True
     file = getattr(sys.modules.get(top), "__file__", None) or ""
     return "site-packages" in file or "dist-packages" in file
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Optimisers say themselves what of them is read anew."""
+    from ..optim.optimizers import Optimizer
+
+    return isinstance(value, Optimizer)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -114,64 +298,15 @@ def _refuse_assignments(code: CodeType, fn: FunctionType) -> None:
             )
 
 
-def _visit(place: Place, value: Any, found: Conditions, seen: set[int]) -> None:
-    """Guard a value and what it is made of."""
-    if isinstance(value, ModuleType):
-        return
-    if isinstance(value, type):
-        _visit_class(value, found, seen)
-        return
-    if isinstance(value, _SIMPLE):
-        found.places.append(is_same(place, value))
-        return
-    found.places.append(Place("{0} is {1}", place, value))
-    if id(value) in seen or isinstance(value, Tensor):
-        return
-    if isinstance(value, FunctionType | MethodType) or hasattr(value, "__wrapped__"):
-        _visit_function(value, found, seen)
-        return
-    seen.add(id(value))
-    if isinstance(value, np.ndarray):
-        if value.size <= SMALL_ARRAY:
-            found.places.append(array_is_unchanged(value))
-        else:
-            found.arrays.append((value, array_is_unchanged(value)))
-    elif isinstance(value, list | tuple | dict):
-        _visit_items(value, found, seen)
-    elif hasattr(value, "__dict__") and not _guards_itself(value):
-        _visit_class(type(value), found, seen)
-        installed = _is_library(type(value).__module__) and not type(value).__module__.startswith("autograd_geo.")
-        for name, v in list(vars(value).items()):
-            if installed and not isinstance(v, (*_SIMPLE, np.ndarray)):
-                continue  # its insides may lead anywhere
-            _visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v, found, seen)
-
-
-def _visit_items(value: Any, found: Conditions, seen: set[int]) -> None:
-    items = list(value.items() if isinstance(value, dict) else enumerate(value))
-    plain = [isinstance(v, _SIMPLE) for _, v in items]
-    if isinstance(value, list) and all(plain):  # maybe thousands
-        kept = list(value)
-        found.places.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, list(map(type, kept))))
-    elif not isinstance(value, tuple):  # whose items stay what they are
-        found.places.append(Place("len({0}) == {1}", value, len(items)))
-        if any(plain):
-            some = [(k, v) for (k, v), simple in zip(items, plain, strict=True) if simple]
-            found.places.append(Place("{0}({1}, {2})", _has_items, value, some))
-    for (k, v), simple in zip(items, plain, strict=True):
-        if not simple:
-            _visit(Place("{0}[{1}]", value, k), v, found, seen)
-
-
-def _guards_itself(value: Any) -> bool:
-    """Optimisers say themselves what of them is read anew."""
-    from ..optim.optimizers import Optimizer
-
-    return isinstance(value, Optimizer)
-
-
 def _has_items(of: Any, items: list[tuple[Any, Any]]) -> bool:
     return all(is_equal(of[k], v) for k, v in items)
+
+
+def _are_the_same(of: Any, kept: list[Any]) -> bool:
+    """Whether these are the same objects, or plain values that are equal, in the same order."""
+    return len(of) == len(kept) and all(
+        a is b or (isinstance(b, _SIMPLE) and is_equal(a, b)) for a, b in zip(of, kept, strict=True)
+    )
 
 
 def is_same(place: Place, value: Any) -> Place:
@@ -183,9 +318,20 @@ def is_same(place: Place, value: Any) -> Place:
     return Place("({0} is {1} or {2}({0}, {1}))", place, value, is_equal)
 
 
+_bits = struct.Struct("d").pack
+
+
 def is_equal(a: Any, b: Any) -> bool:
-    """Whether plain values are of one type and equal, NaN to itself."""
-    return type(a) is type(b) and bool(a == b or (a != a and b != b))
+    """Whether plain values are of one type and equal, NaN to itself, and 0 not to -0."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is float:
+        return _bits(a) == _bits(b)
+    if isinstance(a, complex) and not isinstance(a, np.generic):
+        return is_equal(a.real, b.real) and is_equal(a.imag, b.imag)
+    if isinstance(a, np.generic):
+        return bool(a.dtype == b.dtype and a.tobytes() == b.tobytes())
+    return bool(a == b)
 
 
 def array_is_unchanged(x: np.ndarray[Any, Any]) -> Place:

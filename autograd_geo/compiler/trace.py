@@ -40,6 +40,10 @@ from .errors import CompileError
 from .outside import array_is_unchanged, is_same
 from .places import Place, argument
 
+#: Whether a tensor requires a gradient, or does not.
+_REQUIRES = "{0}._entry.state > 0"
+_REQUIRES_NOT = "({0}._entry is None or {0}._entry.state <= 0)"
+
 
 @dataclass(slots=True)
 class Input:
@@ -117,10 +121,11 @@ class Read:
 
     def holds(self, value: Value) -> bool:
         """Whether `value` would have led Python the same way."""
-        found = self.convert(value)
-        if isinstance(found, np.ndarray):
-            return bool(np.array_equal(found, self.expected, equal_nan=found.dtype.kind == "f"))
-        return bool(found == self.expected or (found != found and self.expected != self.expected))
+        found, expected = np.asarray(self.convert(value)), np.asarray(self.expected)
+        if found.dtype.kind != "f":
+            return np.array_equal(found, expected)
+        negative = np.signbit(found) & (found == 0), np.signbit(expected) & (expected == 0)
+        return np.array_equal(found, expected, equal_nan=True) and np.array_equal(*negative)
 
 
 def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]:
@@ -154,6 +159,7 @@ class Tracer:
         self._forgotten: set[Entry] = set()  # leaves whose gradient the function sets, whatever it was
         self._slots: dict[tuple[int, str], Slot] = {}
         self._marks: dict[Generator, tuple[int, int]] = {}  # where generators were before the first draw
+        self._own_generators: set[Generator] = set()  # made by the function
         #: What has to hold besides inputs' shapes and dtypes.
         self.guards: list[Place] = []
 
@@ -235,9 +241,19 @@ class Tracer:
 
     # --- what comes from outside ----------------------------------------------------------------------------------
 
-    def argument(self, k: int, x: Any) -> Tensor:
-        """Argument leaf number k as the recorded function sees it: a tensor whose value may differ in each call."""
+    def argument(self, k: int, x: Any, outside: Mapping[int, Tensor]) -> Tensor:
+        """Argument leaf number k as the recorded function sees it: a tensor whose value may differ in each call.
+
+        One that the function may find `outside` too, by its id, is that tensor in each call, as it may be written into.
+        """
         if isinstance(x, Tensor):
+            if id(x) not in outside:
+                if outside:
+                    self.guards.append(Place("id({0}) not in {1}", argument(k), outside))
+            elif x.is_leaf:
+                self.guards.append(Place("{0} is {1}", argument(k), x))
+                self.hold(x)
+                return x
             seen = self._arguments.get(id(x))
             if seen is None:
                 seen = x
@@ -272,6 +288,8 @@ class Tracer:
             if entry is not None:
                 self._leaves[entry.root or entry] = held
             self.inputs[node] = Input(node, Place("{0}._value", place), private=True)
+            if owner is None:  # arguments are looked at anyhow
+                self.guards.append(Place(_REQUIRES if node.state > CONSTANT else _REQUIRES_NOT, place))
         return held
 
     def array(self, x: np.ndarray[Any, Any]) -> Entry:
@@ -297,14 +315,40 @@ class Tracer:
 
     def draw(self, generator: Generator, name: str, args: Sequence[Any], where: Mapping[str, str]) -> Tensor:
         """Random numbers, drawn anew in each call: what the generator's method of this name returns for `args`."""
-        self._marks.setdefault(generator, generator.mark())
+        self.found_generator(generator)
         method = getattr(generator, name)
         with untraced():
             drawn = method(*args, **where)
         value = drawn._value if isinstance(drawn, Tensor) else from_user(drawn)
+        if generator in self._own_generators:
+            return wrap(value, leaf(value, CONSTANT))
         entry = leaf(value, TRACED)
         self.inputs[entry] = Input(entry, Place("{0}(*{1})", method, tuple(args)), generator=generator)
         return wrap(value, entry)
+
+    def found_generator(self, generator: Generator) -> tuple[int, int]:
+        """Where a generator was when the function began."""
+        if generator not in self._marks:
+            with untraced():
+                self._marks[generator] = generator.mark()
+        return self._marks[generator]
+
+    def make_generator(self, generator: Generator) -> None:
+        """Note a generator that the function makes: it draws the same numbers in each call."""
+        self._own_generators.add(generator)
+
+    def read_generator(self, generator: Generator, what: str, found: Any) -> None:
+        """The function asks where a generator stands: it has to stand where it was found when the program runs."""
+        if generator not in self._own_generators:
+            self.guards.append(Place(f"{what} == {{1}}", generator, found))
+
+    def move_generator(self, generator: Generator) -> None:
+        """Raise CompileError where the function seeds a generator that it did not make."""
+        if generator not in self._own_generators:
+            raise CompileError(
+                "compile: the function seeds a generator from outside; only its recording would do that. Seed it "
+                "outside, between calls, or draw from an ag.random.Generator(seed) that the function makes"
+            )
 
     def number(self, place: Place, value: float) -> Tensor:
         """A Python number that is read anew in each call."""
