@@ -348,7 +348,9 @@ def jacobian(fn: Function, argnum: int = 0) -> Function:
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Tensor:
         def of_one(x: Any) -> Any:
-            return fn(*args[:argnum], x, *args[argnum + 1 :], **kwargs)
+            given = list(args)
+            given[argnum] = x
+            return fn(*given, **kwargs)
 
         out, pull = vjp(of_one, args[argnum])
         out = _tensor_out("jacobian", out)

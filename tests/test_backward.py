@@ -523,6 +523,8 @@ def test_argnums() -> None:
     close([value, dx, dy], [18.0, 9.0, 12.0])
     close(ag.jacobian(lambda x, y: x * y, 1)(A, A * 2), np.diag(A))
     close(ag.hessian(lambda x, y: (x * y**3).sum(), 1)(A, A), np.diag(6 * A * A))
+    close(ag.jacobian(lambda x, y: x * y, -2)(A, A * 2), np.diag(A * 2))
+    close(ag.hessian(lambda x, y: (x * y**3).sum(), -1)(A, A), np.diag(6 * A * A))
     with pytest.raises(TypeError, match="number 2"):
         ag.grad(fn, 2)(1.0, 2.0)
 
