@@ -398,6 +398,58 @@ def test_settings_that_the_function_reads_itself_are_compared() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.Adam(p, lr=1, betas=(0, 0.9)),
+        lambda p: optim.Adam(p, lr=0.1, betas=[0.5, 0.9]),  # type: ignore[arg-type]
+        lambda p: optim.SGD(p, lr=np.float32(0.1), momentum=np.float64(0.9), weight_decay=np.float32(0.25)),
+        lambda p: optim.SGD(p, lr=1, weight_decay=1),
+    ],
+)
+def test_settings_may_be_integers_lists_and_numbers_of_numpy(make: Any) -> None:
+    found = []
+    for compiled in (False, True):
+        _, optimizer, step = quadratic(make)
+        run, losses = ag.compile(step) if compiled else step, []
+        for k in range(6):
+            if k == 3 and isinstance(optimizer, optim.Adam):
+                optimizer.betas = (0.25, *optimizer.betas[1:])
+            losses.append(run(ag.tensor([[0.1, 0.2], [0.3, 0.5]])).item())
+        found.append(losses)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+
+
+# --- tensors that the function keeps ------------------------------------------------------------------------------
+
+
+def test_what_the_function_keeps_outside_is_kept_in_each_call() -> None:
+    def run(compiled: bool) -> list[Any]:
+        kept = Holder(mean=ag.zeros(2))
+
+        def fn(x: Any) -> Any:
+            kept.mean = (0.5 * kept.mean + x).detach()
+            kept.calls = getattr(kept, "calls", 0) + 1
+            return x - kept.mean
+
+        do = ag.compile(fn) if compiled else fn
+        return [(do(X * k).tolist(), kept.mean.tolist(), kept.calls) for k in range(4)]
+
+    assert run(True) == run(False)
+
+
+def test_a_tape_of_a_recording_that_is_kept_is_consumed() -> None:
+    w, kept = nn.Parameter([1.0, 2.0]), Holder()
+
+    def fn(x: Any) -> Any:
+        kept.loss = (w * x).sum()
+        return x * 2.0
+
+    ag.compile(fn)(X)
+    with pytest.raises(RuntimeError, match="this tape was consumed"):
+        kept.loss.backward()
+
+
 # --- random numbers of our own ------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from ..random import Generator
 from ..tape import (
     ACTIVE,
     CONSTANT,
+    CONSUMED,
     GRADIENTS,
     TRACED,
     WEAK,
@@ -43,6 +44,9 @@ from .places import Place, argument
 #: Whether a tensor requires a gradient, or does not.
 _REQUIRES = "{0}._entry.state > 0"
 _REQUIRES_NOT = "({0}._entry is None or {0}._entry.state <= 0)"
+
+
+_REAL = (int, float, np.integer, np.floating)
 
 
 @dataclass(slots=True)
@@ -271,6 +275,8 @@ class Tracer:
 
     def hold(self, x: Tensor, place: Place | None = None, owner: Tensor | None = None) -> Held:
         """Note a tensor from outside, whose value is read anew in each call."""
+        if x._entry is not None and x._entry.op is not None and x._entry.state == CONSTANT:
+            x._entry = None  # a value that an earlier recording made, cut from it
         entry = x._entry
         if entry is not None and entry.op is not None:
             raise CompileError(
@@ -361,9 +367,10 @@ class Tracer:
         found: dict[str, Any] = {}
         for name, value in vars(of).items():
             place = Place(f"{{0}}.{name}", of)
-            if type(value) is tuple and all(type(v) is float for v in value):
+            if isinstance(value, tuple | list) and all(isinstance(v, _REAL) for v in value):
+                self.guards.append(Place("len({0}) == {1}", place, len(value)))
                 found[name] = tuple(self._setting(Place("{0}[{1}]", place, k), v) for k, v in enumerate(value))
-            elif type(value) is float or name == "lr":
+            elif isinstance(value, float | np.floating) or name == "lr":
                 found[name] = self._setting(place, value)
             elif type(value) in (bool, int, str):
                 self.guards.append(is_same(place, value))
@@ -525,8 +532,7 @@ class Tracer:
     def close(self) -> None:
         """Cut what outlives the recording from it: it was recorded for the program only."""
         for entry in self.entries:
-            if entry.state < 0:
-                entry.state = CONSTANT
+            entry.state = CONSTANT if entry.state < 0 else CONSUMED
             entry.inputs, entry.value = (), None
         for entry in self.inputs:
             if entry.state < 0:
