@@ -583,6 +583,35 @@ def test_what_is_given_comes_back_as_the_same_object() -> None:
         np.testing.assert_array_equal(third.numpy(), [1, 1])
 
 
+def test_what_the_function_makes_is_another_object_in_each_call() -> None:
+    table = np.ones(2)
+    fast = ag.compile(lambda x: (x * 2.0, {"a": np.zeros(2), "b": [{1}]}, x.numpy() + 1.0, table))
+    for _ in range(3):
+        _, made, computed, held = fast(np.ones(2))
+        np.testing.assert_array_equal([made["a"], computed - 2.0], np.zeros((2, 2)))
+        assert made["b"] == [{1}]
+        assert held is table
+        made["a"] += 1.0
+        made["b"][0].add(2)
+        computed += 1.0
+
+
+def test_what_is_returned_twice_is_one_object() -> None:
+    def fn(x: Any) -> Any:
+        y = x * x
+        return y, {"again": y}
+
+    fast = ag.compile(fn)
+    for _ in range(2):
+        first, more = fast(np.array([1.0, 3.0]))
+        assert more["again"] is first
+        x = ag.tensor([1.0, 3.0], requires_grad=True)
+        first, more = fast(x)
+        assert more["again"] is first
+        (first.sum() * more["again"][0]).backward()
+        np.testing.assert_array_equal(x.grad.numpy(), [2.0 * (10.0 + 1.0), 6.0])
+
+
 def test_an_argument_that_is_written_into_is_written_into() -> None:
     def step(x: Any, y: Any) -> Any:
         x += y

@@ -6,6 +6,7 @@ import functools
 import gc
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .places import argument
 from .program import Program
 from .target import build
 from .trace import Change, Held, Tracer
-from .writer import MISMATCH, Outline, Output
+from .writer import MISMATCH, Copied, Outline, Output
 
 if TYPE_CHECKING:
     from .. import viz
@@ -38,6 +39,8 @@ R = TypeVar("R")
 MOST_RECORDINGS = 32
 #: Arguments of more bytes are not kept with a recording.
 _KEPT = 1 << 16
+#: What may be written into where it is returned.
+_COPIED = np.ndarray, set, bytearray, deque
 
 
 @dataclass(slots=True)
@@ -245,16 +248,22 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         entries.append(entry)
         return len(entries) - 1
 
+    outputs: dict[int, Output] = {}  # what is returned twice is one object
+    made: dict[int, Tensor] = {}
+
     def outlined(x: Any) -> Any:
         if not isinstance(x, Tensor):
-            return x
-        return tracer.place_of(x) or Output(output(tracer.source(x)))
+            return Copied(x.copy()) if isinstance(x, _COPIED) and not conditions.knows(x) else x
+        place = tracer.place_of(x)
+        if place is None and id(x) not in outputs:
+            outputs[id(x)] = Output(output(tracer.source(x)))
+        return place or outputs[id(x)]
 
     def finished(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
         owner = tracer.owner_of(x)
-        return wrap(x._value) if owner is None else owner
+        return made.setdefault(id(x), wrap(x._value)) if owner is None else owner
 
     now = mode()
     undone: type[BaseException] = CompileError  # the function's own exceptions leave behind what it has done

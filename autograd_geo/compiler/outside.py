@@ -76,6 +76,10 @@ class Conditions:
         if "random" in self._names:
             self.unrepeatable.add_modules()
 
+    def knows(self, x: Any) -> bool:
+        """Whether an object was found outside."""
+        return id(x) in self._seen
+
     def visit(self, place: Place, value: Any) -> None:
         """Guard a value and what it is made of."""
         if isinstance(value, ModuleType):

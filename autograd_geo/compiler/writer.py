@@ -34,6 +34,13 @@ class Output(int):
 
 
 @dataclass(slots=True)
+class Copied:
+    """Stands in a result's nesting for an object that the function makes: each call returns another one."""
+
+    of: Any
+
+
+@dataclass(slots=True)
 class Outline:
     """What a program is run for, in terms of the function that was recorded."""
 
@@ -42,7 +49,7 @@ class Outline:
     mode: int
     conditions: list[Place]
     inputs: list[Input]  # all that were read, also those that no result depends on
-    result: Any  # what it returned, nested: outputs, places of tensors that it was given, or the objects themselves
+    result: Any  # what it returned, nested: outputs, places of tensors that it was given, copies, or objects themselves
     reads: list[tuple[Read, int]] = field(default_factory=list)
     #: Those of the program's updates, in order, and gradients that are forgotten.
     changes: list[Change] = field(default_factory=list)
@@ -57,6 +64,7 @@ class Writer:
         self.bind = self.scope.bind
         self.before: list[str] = []  # all up to the run
         self.after: list[str] = []  # what puts back
+        self._returned: set[Output] = set()
         self.marks: dict[str, Any] = {}  # generators, and what holds where they stood
 
     def output(self, k: int) -> str:
@@ -191,7 +199,12 @@ class Writer:
     def tree(self, tree: Any) -> str:
         """The result as an expression."""
         if isinstance(tree, Output):
-            return f"wrap({self.output(tree)})"
+            if tree in self._returned:
+                return f"out{tree}"
+            self._returned.add(tree)
+            return f"(out{tree} := wrap({self.output(tree)}))"
+        if isinstance(tree, Copied):
+            return f"{self.bind(tree.of)}.copy()"
         if isinstance(tree, Place):
             return tree.text(self.bind)
         if type(tree) is list:
