@@ -63,6 +63,7 @@ def _changed(what: Any, change: Callable[[Any], Any], read: Callable[[Any], floa
     return what, change, read
 
 
+_DICT = {"a": 2.0}
 CONTAINERS = {
     "list": _changed([2.0], lambda c: c.append(3.0), sum),
     "set": _changed({2.0}, lambda c: c.add(3.0), sum),
@@ -79,6 +80,10 @@ CONTAINERS = {
     "namespace": _changed(
         types.SimpleNamespace(a=types.SimpleNamespace(b=2.0)), lambda c: setattr(c.a, "b", 3.0), lambda c: c.a.b
     ),
+    "values": _changed(_DICT.values(), lambda c: _DICT.update(b=3.0), sum),
+    "proxy": _changed(types.MappingProxyType(_DICT), lambda c: _DICT.update(a=5.0), lambda c: c["a"]),
+    "objects": _changed(np.array([[2.0], None], dtype=object), lambda c: c[0].append(1.0), lambda c: sum(c[0])),
+    "memory": _changed(memoryview(np.ones(2)), lambda c: c.__setitem__(0, 3.0), lambda c: c[0]),
     "options": _changed(argparse.Namespace(a=[2.0]), lambda c: c.a.append(1.0), lambda c: sum(c.a)),
     "new attribute": _changed(Holder(), lambda c: setattr(c, "a", 3.0), lambda c: getattr(c, "a", 1.0)),
     "tuple": _changed(({"a": 2.0}, 1), lambda c: c[0].update(a=3.0), lambda c: c[0]["a"]),
@@ -202,6 +207,37 @@ def test_attributes_of_classes_are_compared() -> None:
     assert fast.recordings == recorded
     follows(lambda x: Physics.slowed(x), lambda: setattr(Physics, "speed", 5.0))
     follows(lambda x: ag.sin(x) * Physics.speed, lambda: setattr(Physics, "speed", 6.0))
+
+
+def test_what_is_looked_up_in_another_class_now() -> None:
+    class Meta(type):
+        @property
+        def doubled(cls) -> float:
+            return 2.0 * cls.scale  # type: ignore[attr-defined,no-any-return]
+
+    class Base(metaclass=Meta):
+        scale = 2.0
+
+        def scaled(self, x: Any, by: list[float]) -> Any:
+            return ag.sin(x) * self.scale * by[0] + type(self).doubled
+
+        tenfold = functools.partialmethod(scaled, by=[10.0])
+
+    class Derived(Base):
+        pass
+
+    one = Derived()
+
+    def become(cls: Any) -> None:
+        one.__class__ = cls
+
+    follows(
+        lambda x: one.tenfold(x),
+        lambda: setattr(Base, "scale", 3.0),
+        lambda: setattr(Derived, "scale", 4.0),
+        lambda: become(Base),
+        lambda: vars(Base)["tenfold"].keywords["by"].__setitem__(0, 5.0),
+    )
 
 
 def test_a_class_that_is_replaced() -> None:

@@ -16,7 +16,15 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import is_
-from types import BuiltinMethodType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)  # fmt: skip
 from typing import Any
 from weakref import ReferenceType
 
@@ -32,7 +40,8 @@ _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dty
 #: Arrays up to this size are always compared; larger ones unless ops take them as they are, as inputs.
 SMALL_ARRAY = 4096
 #: Modules of the standard library whose objects are looked into: they hold what users put there.
-_CONTAINERS = frozenset(["argparse", "collections", "types"])
+_CONTAINERS = frozenset(["argparse", "collections", "functools", "types"])
+_VIEWS = tuple(type(view) for view in (dict[Any, Any]().keys(), dict[Any, Any]().values(), dict[Any, Any]().items()))
 #: Names of functions that read attributes whose names the code does not tell.
 _DYNAMIC = frozenset(["getattr", "vars", "__dict__", "__getattribute__"])
 _ABSENT = object()
@@ -103,7 +112,7 @@ class Conditions:
             if not _is_library(value.__name__):
                 self._modules[id(vars(value))] = vars(value)
         elif isinstance(value, type):
-            self._classes[value] = None
+            self._classes |= {value: None, type(value): None}
         elif isinstance(value, FunctionType):
             self._function(value)
         elif isinstance(value, MethodType | BuiltinMethodType):
@@ -123,10 +132,14 @@ class Conditions:
                 self.places.append(array_is_unchanged(value))
             else:
                 self.arrays.append((value, array_is_unchanged(value)))
-        elif isinstance(value, bytearray | array):
+            for v in value.flat if value.dtype.kind == "O" else ():
+                self._inside(v)
+        elif isinstance(value, bytearray | array | memoryview):
             self.places.append(Place("bytes({0}) == {1}", value, bytes(value)))
+        elif isinstance(value, _VIEWS):
+            self._inside(value.mapping)
         else:
-            if isinstance(value, list | tuple | dict | deque | set | frozenset):
+            if isinstance(value, list | tuple | dict | MappingProxyType | deque | set | frozenset):
                 self._items(value)
             self._attributes(value)
 
@@ -178,6 +191,9 @@ class Conditions:
         ours = [base for base in cls.__mro__ if not _is_library(base.__module__)]
         theirs = {name for base in cls.__mro__ if base not in ours for name in vars(base)}  # who may call ours
         for base in ours:
+            if (id(base), "") not in self._members:
+                self._members.add((id(base), ""))
+                self.places.append(Place("len({0}.__dict__) == {1}", base, len(vars(base))))
             for name, value in list(vars(base).items()):
                 special = name.startswith("__") and name.endswith("__")
                 used = name in self._names or name in theirs or not self._names.isdisjoint(_DYNAMIC)
@@ -200,7 +216,8 @@ class Conditions:
             module = cls.__module__.split(".")[0]
             installed = _is_library(module) and module != "autograd_geo" and module not in _CONTAINERS
             if not installed:
-                self.places.append(Place("len({0}.__dict__) == {1}", value, len(vars(value))))
+                same = "(type({0}) is {1} and len({0}.__dict__) == {2})"
+                self.places.append(Place(same, value, cls, len(vars(value))))
             for name, v in list(vars(value).items()):
                 if installed and not isinstance(v, (*_SIMPLE, np.ndarray)):
                     continue  # its insides may lead anywhere
@@ -230,14 +247,15 @@ class Conditions:
             for v in kept:
                 self._inside(v)
             return
-        items = list(value.items() if isinstance(value, dict) else enumerate(value))
+        named = isinstance(value, dict | MappingProxyType)
+        items = list(value.items() if named else enumerate(value))
         plain = [isinstance(v, _SIMPLE) for _, v in items]
         if isinstance(value, list) and all(plain) and not any(type(v) is float and v == 0 for v in value):
             kept = list(value)  # maybe thousands
             kinds = list(map(type, kept))
             self.places.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, kinds))
         elif not isinstance(value, tuple):  # whose items stay what they are
-            if isinstance(value, dict):
+            if named:
                 self.places.append(Place("list({0}) == {1}", value, list(value)))
             else:
                 self.places.append(Place("len({0}) == {1}", value, len(items)))
