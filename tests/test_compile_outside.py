@@ -303,6 +303,14 @@ def test_modules_of_the_user_are_looked_into(monkeypatch: pytest.MonkeyPatch) ->
     follows(lambda x: ag.sin(x) * settings.scale, lambda: setattr(settings, "scale", 3.0))
     follows(lambda x: ag.sin(x) * settings.rock.density, lambda: setattr(rock, "density", 4.0))
     follows(imports, lambda: setattr(settings, "scale", 4.0))
+    held = Holder(settings=settings)
+    follows(lambda x: ag.sin(x) * held.settings.scale, lambda: setattr(settings, "scale", 5.0))
+    exec("def log():\n    global calls\n    calls = 1\n", vars(settings))  # not what `ag.log` means
+
+    def logarithm(x: Any) -> Any:
+        return ag.log(x)
+
+    follows(lambda x: logarithm(x) * settings.scale, lambda: setattr(settings, "scale", 6.0))
 
 
 # --- what only a recording would do -------------------------------------------------------------------------------

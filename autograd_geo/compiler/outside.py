@@ -12,7 +12,7 @@ import struct
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import is_
@@ -62,7 +62,7 @@ class Conditions:
     unrepeatable: Unrepeatable = field(default_factory=Unrepeatable)
     _seen: set[int] = field(default_factory=set)
     _names: set[str] = field(default_factory=set)  # of variables and attributes, in all code that was found
-    _modules: dict[int, dict[str, Any]] = field(default_factory=dict)  # and settings of optimisers
+    _scopes: dict[int, dict[str, Any]] = field(default_factory=dict)  # of modules that objects hold, of optimisers
     _classes: dict[type, None] = field(default_factory=dict)
     _members: set[tuple[int, str]] = field(default_factory=set)  # of these that have been visited
 
@@ -77,8 +77,8 @@ class Conditions:
         else:
             self.visit(place, x)
         known = -1
-        while known != (known := len(self._names) + len(self._modules) + len(self._classes)):
-            for scope in list(self._modules.values()):
+        while known != (known := len(self._names) + len(self._scopes) + len(self._classes)):
+            for scope in list(self._scopes.values()):
                 self._read_names(scope, self._names)
             for cls in list(self._classes):
                 self._class(cls)
@@ -110,7 +110,7 @@ class Conditions:
         self.unrepeatable.add(value)
         if isinstance(value, ModuleType):
             if not _is_library(value.__name__):
-                self._modules[id(vars(value))] = vars(value)
+                self._scopes[id(vars(value))] = vars(value)
         elif isinstance(value, type):
             self._classes |= {value: None, type(value): None}
         elif isinstance(value, FunctionType):
@@ -151,8 +151,12 @@ class Conditions:
             for _, value in cells:
                 self._inside(value)
             return
+        names = {name for code in _codes(fn.__code__) for name in code.co_names}
         for cell, value in cells:
-            self.visit(Place("{0}.cell_contents", cell), value)
+            if isinstance(value, ModuleType):
+                self._read_module(value, names)
+            else:
+                self.visit(Place("{0}.cell_contents", cell), value)
         if fn.__defaults__:
             self.visit(Place("{0}.__defaults__", fn), fn.__defaults__)
         if fn.__kwdefaults__:
@@ -162,15 +166,13 @@ class Conditions:
                 self._inside(value)
             else:
                 self.visit(Place("{0}.__dict__.get({1}, {2})", fn, name, _ABSENT), value)
-        names: set[str] = set()
         for code in _codes(fn.__code__):
             _refuse_assignments(code, fn)
-            names.update(code.co_names)
         self._names |= names
         self._read_names(fn.__globals__, names)
-        for name in names:  # modules that it imports itself
-            if isinstance(sys.modules.get(name), ModuleType):
-                self._inside(sys.modules[name])
+        for name in names:
+            if isinstance(sys.modules.get(name), ModuleType):  # it imports that itself
+                self._read_module(sys.modules[name], names)
 
     def _method(self, method: Any) -> None:
         owner = method.__self__
@@ -179,12 +181,20 @@ class Conditions:
         if isinstance(method, MethodType):
             self._inside(method.__func__)
 
-    def _read_names(self, scope: dict[str, Any], names: Iterable[str]) -> None:
-        """Guard those variables of a module that have one of these names."""
+    def _read_names(self, scope: dict[str, Any], names: set[str], within: tuple[ModuleType, ...] = ()) -> None:
+        """Guard those variables of a module that have one of these names, and those of modules in it."""
         for name in sorted(scope.keys() & names):
-            if (id(scope), name) not in self._members:
+            value = scope[name]
+            if isinstance(value, ModuleType):
+                self._read_module(value, names, within)
+            elif (id(scope), name) not in self._members:
                 self._members.add((id(scope), name))
-                self.visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), scope[name])
+                self.visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), value)
+
+    def _read_module(self, module: ModuleType, names: set[str], within: tuple[ModuleType, ...] = ()) -> None:
+        self.unrepeatable.add(module)
+        if not _is_library(module.__name__) and module not in within:
+            self._read_names(vars(module), names, (*within, module))
 
     def _class(self, cls: type) -> None:
         """Guard what code reads of a class, and what its methods read."""
@@ -238,7 +248,7 @@ class Conditions:
             self.places.append(Place(same, place, len(held), is_, held))
         self.tensors |= {id(p): p for p in value.parameters}
         self._members |= {(id(vars(value)), name) for name in ("parameters", "state")}
-        self._modules[id(vars(value))] = vars(value)
+        self._scopes[id(vars(value))] = vars(value)
 
     def _items(self, value: Any) -> None:
         if isinstance(value, set | frozenset):
