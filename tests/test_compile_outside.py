@@ -400,6 +400,11 @@ def test_parameters_are_frozen_and_thawed_between_calls() -> None:
         assert u.grad.tolist() == [2.0, 6.0]
 
 
+def test_whether_a_tensor_requires_a_gradient_may_be_asked() -> None:
+    w = ag.tensor(1.0)
+    follows(lambda x: ag.sin(x) * (2.0 if w.requires_grad else 3.0), w.requires_grad_, lambda: w.requires_grad_(False))
+
+
 class Decaying(optim.SGD):
     """SGD with a rate that falls in each step."""
 

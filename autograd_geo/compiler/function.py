@@ -230,17 +230,17 @@ def _refuse_changes(fn: Callable[..., Any], changes: Sequence[Change], different
 
 def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Recorded]:
     """Run a function once under a tracer, and make its program."""
-    tracer = Tracer()
     numbers = count()
     conditions = Conditions()
     conditions.add(fn)
     for k, x in enumerate(leaves((args, kwargs))):
         if not _is_numeric(x):
             conditions.add(x, argument(k))
+    tracer = Tracer(conditions.tensors)
 
     def watched(x: Any) -> Any:
         k = next(numbers)
-        return tracer.argument(k, x, conditions.tensors) if _is_numeric(x) else x
+        return tracer.argument(k, x) if _is_numeric(x) else x
 
     entries: list[Entry] = []
 

@@ -102,7 +102,7 @@ class Conditions:
     def _inside(self, value: Any) -> None:
         """Guard what an object is made of."""
         if isinstance(value, Tensor):
-            self.tensors[id(value)] = value
+            self._tensor(value)
             return
         if id(value) in self._seen or isinstance(value, (*_SIMPLE, Generator)):
             return
@@ -142,6 +142,11 @@ class Conditions:
             if isinstance(value, list | tuple | dict | MappingProxyType | deque | set | frozenset):
                 self._items(value)
             self._attributes(value)
+
+    def _tensor(self, value: Tensor) -> None:
+        if id(value) not in self.tensors:
+            self.tensors[id(value)] = value
+            self.places.append(requires_grad_as_now(value))
 
     # --- code -----------------------------------------------------------------------------------------------------
 
@@ -246,7 +251,8 @@ class Conditions:
             held, place = list(getattr(value, name)), Place(f"{{0}}.{name}", value)
             same = "(len({0}) == {1} and all(map({2}, {0}, {3})))"  # the same objects
             self.places.append(Place(same, place, len(held), is_, held))
-        self.tensors |= {id(p): p for p in value.parameters}
+        for p in value.parameters:
+            self._tensor(p)
         self._members |= {(id(vars(value)), name) for name in ("parameters", "state")}
         self._scopes[id(vars(value))] = vars(value)
 
@@ -364,6 +370,11 @@ def is_equal(a: Any, b: Any) -> bool:
     if isinstance(a, np.generic):
         return bool(a.dtype == b.dtype and a.tobytes() == b.tobytes())
     return bool(a == b)
+
+
+def requires_grad_as_now(x: Tensor) -> Place:
+    """Whether a tensor requires a gradient if it does now, and does not otherwise."""
+    return Place("{0}._entry.state > 0" if x.requires_grad else "({0}._entry is None or {0}._entry.state <= 0)", x)
 
 
 def array_is_unchanged(x: np.ndarray[Any, Any]) -> Place:

@@ -38,13 +38,8 @@ from ..tape import (
 from ..tensor import Tensor, wrap
 from ..value import NUMBERS, SCALAR, Value, as_value, from_user
 from .errors import CompileError
-from .outside import array_is_unchanged, is_same
+from .outside import array_is_unchanged, is_same, requires_grad_as_now
 from .places import Place, argument
-
-#: Whether a tensor requires a gradient, or does not.
-_REQUIRES = "{0}._entry.state > 0"
-_REQUIRES_NOT = "({0}._entry is None or {0}._entry.state <= 0)"
-
 
 _REAL = (int, float, np.integer, np.floating)
 
@@ -148,7 +143,9 @@ def needed(outputs: Iterable[Entry], defined: dict[Entry, Entry]) -> list[Entry]
 class Tracer:
     """Records one run of a function; set it with `tape.traced_by`."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: Mapping[int, Tensor] | None = None) -> None:
+        """`outside` has, by id, tensors that the function may find, whose conditions are known."""
+        self._outside = outside or {}
         self.start = next_number()
         self.entries: list[Entry] = []
         self.inputs: dict[Entry, Input] = {}
@@ -245,15 +242,15 @@ class Tracer:
 
     # --- what comes from outside ----------------------------------------------------------------------------------
 
-    def argument(self, k: int, x: Any, outside: Mapping[int, Tensor]) -> Tensor:
+    def argument(self, k: int, x: Any) -> Tensor:
         """Argument leaf number k as the recorded function sees it: a tensor whose value may differ in each call.
 
-        One that the function may find `outside` too, by its id, is that tensor in each call, as it may be written into.
+        One that the function may find outside too is that tensor in each call, as it may be written into.
         """
         if isinstance(x, Tensor):
-            if id(x) not in outside:
-                if outside:
-                    self.guards.append(Place("id({0}) not in {1}", argument(k), outside))
+            if id(x) not in self._outside:
+                if self._outside:
+                    self.guards.append(Place("id({0}) not in {1}", argument(k), self._outside))
             elif x.is_leaf:
                 self.guards.append(Place("{0} is {1}", argument(k), x))
                 self.hold(x)
@@ -294,8 +291,8 @@ class Tracer:
             if entry is not None:
                 self._leaves[entry.root or entry] = held
             self.inputs[node] = Input(node, Place("{0}._value", place), private=True)
-            if owner is None:  # arguments are looked at anyhow
-                self.guards.append(Place(_REQUIRES if node.state > CONSTANT else _REQUIRES_NOT, place))
+            if owner is None and id(x) not in self._outside:  # arguments are looked at anyhow
+                self.guards.append(requires_grad_as_now(x))
         return held
 
     def array(self, x: np.ndarray[Any, Any]) -> Entry:
