@@ -620,3 +620,24 @@ def test_an_exception_of_the_function_leaves_what_it_did_until_then() -> None:
 def test_a_zero_that_python_reads_is_not_its_negative(read: Any) -> None:
     fast = ag.compile(lambda x: x + math.copysign(1.0, read(x)))
     assert [fast(ag.tensor([zero])).item() for zero in (0.0, -0.0, 0.0)] == [1.0, -1.0, 1.0]
+
+
+LARGE = np.ones(5000)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: (x[0] * LARGE).sum() + (x[1] * (LARGE * 2)).sum(), lambda x: (x[0] * LARGE).sum() + x[1] * LARGE.mean(),
+        lambda x: (x[0] * LARGE).sum() + (x[1] * LARGE[1:]).sum(),
+    ],
+)  # fmt: skip
+def test_what_numpy_makes_of_a_large_array_that_ops_take_too(fn: Any) -> None:
+    x, fast = ag.tensor([1.0, 1.0]), ag.compile(fn)
+    try:
+        for value in (1.0, 1.0, 3.0):
+            LARGE[:] = value
+            assert fast(x).item() == fn(x).item()
+    finally:
+        LARGE[:] = 1.0
+    assert fast.recordings == 2

@@ -249,7 +249,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         return len(entries) - 1
 
     outputs: dict[int, Output] = {}  # what is returned twice is one object
-    made: dict[int, Tensor] = {}
+    wrapped: dict[int, Tensor] = {}
 
     def outlined(x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -263,7 +263,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         if not isinstance(x, Tensor):
             return x
         owner = tracer.owner_of(x)
-        return made.setdefault(id(x), wrap(x._value)) if owner is None else owner
+        return wrapped.setdefault(id(x), wrap(x._value)) if owner is None else owner
 
     now = mode()
     undone: type[BaseException] = CompileError  # the function's own exceptions leave behind what it has done
@@ -283,7 +283,8 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
             changes = tracer.effects()
             updates = [(output(c.after), c.before) for c in changes if c.after is not None]
         _refuse_changes(fn, changes, bool(differentiable))
-        unchanged = [place for array, place in conditions.arrays if not tracer.takes(array)]
+        compared = tracer.takes_others(conditions.knows)  # NumPy may have made them of an array that ops take too
+        unchanged = [place for array, place in conditions.arrays if compared or not tracer.takes(array)]
         outline = Outline(
             args, kwargs, now, [*conditions.places, *unchanged, *tracer.guards], list(tracer.inputs.values()), nested,
             reads, changes,

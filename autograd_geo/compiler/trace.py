@@ -161,6 +161,7 @@ class Tracer:
         self._slots: dict[tuple[int, str], Slot] = {}
         self._marks: dict[Generator, tuple[int, int]] = {}  # where generators were before the first draw
         self._own_generators: set[Generator] = set()  # made by the function
+        self._takes_numbers = False  # of NumPy, which may come from anywhere
         #: What has to hold besides inputs' shapes and dtypes.
         self.guards: list[Place] = []
 
@@ -238,6 +239,7 @@ class Tracer:
             return self.array(x)
         if isinstance(x, list | tuple) and any(isinstance(i, Tensor) for i in x):
             raise TypeError(f"{op.name if op else 'tensor'}: join a list of tensors with ag.stack first")
+        self._takes_numbers |= isinstance(x, np.generic | np.ndarray)
         return leaf(from_user(x), CONSTANT)
 
     # --- what comes from outside ----------------------------------------------------------------------------------
@@ -311,6 +313,10 @@ class Tracer:
         """Whether an op took this array as an input."""
         known = self._arrays.get(id(x))
         return known is not None and known[1] in self.inputs
+
+    def takes_others(self, knows: Callable[[Any], bool]) -> bool:
+        """Whether an op took arrays or numbers of NumPy that are not known from outside."""
+        return self._takes_numbers or not all(knows(x) for x, _ in self._arrays.values())
 
     def guard_array(self, x: np.ndarray[Any, Any]) -> None:
         """Note an array whose elements the recording depends on, such as an index."""
