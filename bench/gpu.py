@@ -132,12 +132,42 @@ def copied(count: int, name: str) -> Work:
     return Work(run)
 
 
-def product(m: int, n: int, k: int, name: str) -> Work:
-    """(m, k) by (k, n) in float32, no TF32."""
+def product(m: int, n: int, k: int, precision: str, name: str) -> Work:
+    """(m, k) by (k, n) of float32 in one of our precisions; in cuBLAS, what comes next to it: three products of TF32
+    are beside float32, and for bfloat16 operands are rounded before.
+    """
     library = _Library(TORCH if name == CUBLAS else name)
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(s, dtype=np.float32) for s in ((m, k), (k, n))]
-    return _work(library, library.compiled(lambda a, b: a @ b), values)
+    multiply = library.compiled(lambda a, b: a @ b)
+    if name == OURS:
+
+        def run(*given: Any) -> Any:
+            with library.xp.cuda.matmul_precision(precision):
+                return multiply(*given)
+
+        return _work(library, run, values)
+    if name == CUBLAS:
+        library.xp.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        if precision == "bf16":
+            a, b = (library.put(v).bfloat16() for v in values)
+            return Work(lambda: library.wait(a @ b), lambda: [_on_host((a @ b).float())])
+    return _work(library, multiply, values)
+
+
+def layer(m: int, n: int, k: int, name: str) -> Work:
+    """relu(x @ w + b) for x (m, k) and w (k, n) in float32; cuBLAS computes the product alone."""
+    if name == CUBLAS:
+        return Work(product(m, n, k, "float32", name).run)
+    library = _Library(name)
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(s, dtype=np.float32) for s in ((m, k), (k, n), (n,))]
+
+    def activated(x: Any, w: Any, b: Any) -> Any:
+        y = x @ w + b
+        return y * (y > 0)
+
+    return _work(library, library.compiled(activated), values)
 
 
 def chain(count: int, name: str) -> Work:
@@ -220,11 +250,12 @@ def _contestants(prepare: Callable[..., Work], *names: str) -> list[Contestant]:
     return [Contestant(name, partial(prepare, name=name)) for name in names]
 
 
-def _products(name: str, m: int, n: int, k: int, target: float) -> Row:
+def _products(name: str, m: int, n: int, k: int, target: float, precision: str = "float32") -> Row:
     sizes = [size(s, 19) for s in (m, n, k)]
-    title = f"float32 product, {sizes[0]} x {sizes[2]} by {sizes[2]} x {sizes[1]}"
-    contestants = _contestants(partial(product, *sizes), OURS, CUBLAS, JAX)
-    return Row(name, title, contestants, [at_least(target, CUBLAS)], rtol=1e-4)
+    title = f"{precision} product, {sizes[0]} x {sizes[2]} by {sizes[2]} x {sizes[1]}"
+    contestants = _contestants(partial(product, *sizes, precision), OURS, CUBLAS, *[JAX] * (precision == "float32"))
+    rtol = {"tf32": 1e-2, "bf16": 5e-2}.get(precision, 1e-4)
+    return Row(name, title, contestants, [at_least(target, CUBLAS)], rtol=rtol)
 
 
 _COUNT, _ROWS, _COLUMNS = size(100_000_000, 20), size(16384, 3), size(4096, 70)
@@ -236,6 +267,12 @@ ROWS = [
     *[_products(f"matmul_{n}", n, n, n, 0.7) for n in (512, 1024, 2048)],
     _products("tall", 1_000_000, 64, 64, 0.7),
     _products("inner", 256, 256, 1_000_000, 0.7),
+    _products("tf32x3_4096", 4096, 4096, 4096, 1, "tf32x3"),
+    _products("tf32_4096", 4096, 4096, 4096, 0.5, "tf32"),
+    _products("bf16_8192", 8192, 8192, 8192, 0.5, "bf16"),
+    Row("layer", f"relu(x @ w + b), {size(4096, 19)} float32 in each direction",
+        _contestants(partial(layer, *[size(4096, 19)] * 3), OURS, CUBLAS, FUSED, JAX), [at_least(0.85, CUBLAS)],
+        rtol=1e-4),
     Row("chain", f"tanh(x+4y)**2 + x, {_COUNT:,} float32, sum and gradient",
         _contestants(partial(chain, _COUNT), OURS, COPY, FUSED, JAX), [at_least(0.85, COPY), at_least(1, FUSED)],
         rtol=1e-4),

@@ -155,6 +155,13 @@ def test_products_take_transposed_matrices_as_they_lie(fn: Any, lead: tuple[int,
     assert len(recorded.program.steps) == 1
 
 
+def test_a_product_that_is_turned_of_an_operand_that_is_copied() -> None:
+    y, v = (np.random.default_rng(0).normal(size=s) for s in ((3, 6, 16), (18, 6)))
+    fast = ag.compile(lambda y, v: ag.einsum("aij,ki->kaj", y, v))
+    fast(y, v)
+    same(fast(y, v), ag.tensor(np.einsum("aij,ki->kaj", y, v)))
+
+
 def test_a_product_and_its_transpose() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 30, 30))
     fast = ag.compile(lambda a, b: ((c := a @ b) * 2, (c + 1).T, c.T @ c))

@@ -20,10 +20,12 @@ import sass
 
 from autograd_geo import expr
 from autograd_geo.compiler import kernels
+from autograd_geo.compiler.phrases import CODES
 from autograd_geo.cuda import assemble as module
 from autograd_geo.cuda.assemble import Assembled, assemble
-from autograd_geo.cuda.fragments import BYTES, DTYPES, FUNCTIONS, WIDTH
+from autograd_geo.cuda.fragments import BYTES, DTYPES, WIDTH
 from autograd_geo.cuda.matmul import (
+    ADDEND,
     BIAS,
     PRECISIONS,
     PRODUCT,
@@ -33,6 +35,7 @@ from autograd_geo.cuda.matmul import (
     Tile,
     plan_matmul,
 )
+from autograd_geo.cuda.matmul_form import Gathered, Panel
 from autograd_geo.op import registry
 
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -84,6 +87,28 @@ def test_tiles_of_unaligned_matrices(dtype: str, tile: Tile) -> None:
     assembled(launch, "sm_90a")
 
 
+#: A tile of each precision, and how an operand that is read by a table lies.
+GATHERED = [("float32", TILES["f4"][2]), ("float32", TILES["f4"][4]), ("tf32", TENSOR_TILES["tf32"][1])]
+PANELS = [Panel(along_k, width, True, True, masked) for along_k, width, masked in ((False, 1, True), (True, 4, True),
+                                                                                  (True, 1, False))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "tile"), GATHERED, ids=str)
+def test_operands_read_by_tables(precision: str, tile: Tile) -> None:
+    """Patches of a convolution: offsets and masks take registers but spill none, and loads stay wide."""
+    for panel in PANELS:
+        (launch,) = plan_matmul(
+            1, 4 * tile.m - 4, 4 * tile.n, 4 * tile.k, "float32", Gathered(0, panel), (0, 4 * tile.n, 1), "sm_90a",
+            tile=tile, parts=1, precision=precision,
+        ).launches  # fmt: skip
+        loop = sass.main_loop(
+            assembled(launch, "sm_90a").sass, "FFMA" if precision == "float32" else "HMMA.1688.F32.TF32"
+        )
+        assert loop["LDG.E.128"] and bool(loop["LDG.E"]) == (panel.width == 1)
+        if precision == "float32":
+            assert loop["FFMA"] >= 0.7 * loop.total()
+
+
 @pytest.mark.parametrize("precision", TENSOR_TILES)
 def test_tensor_cores(precision: str) -> None:
     """All products of a warp are its tensor core's; nothing is spilled."""
@@ -116,9 +141,25 @@ def test_epilogues_and_parts(dtype: str, arch: str) -> None:
             assert bool(doubles) == (dtype == "f8"), "float32 is computed in float64, or the reverse"
 
 
+@pytest.mark.parametrize("tile", [TILES["f4"][0], TILES["f4"][2], TILES["f8"][0]], ids=str)
+def test_epilogues_of_large_tiles(tile: Tile) -> None:
+    """Functions beside many sums, and three results, spill nothing."""
+    dtype = "f8" if tile in TILES["f8"] else "f4"
+    body = registry["gelu"].body
+    assert body is not None
+    total = expr.Call("+", (PRODUCT, BIAS))
+    gelu = expr.Call("+", (ADDEND, expr.substitute(body, {"x": total})))
+    for ragged in (0, 1):
+        layout = "odd" if ragged and dtype == "f4" and tile.threads * tile.resident > 256 else "rows"
+        (launch,) = launches(
+            dtype, tile, "sm_90a", layout, ragged=4 * ragged, parts=1, epilogue=gelu, also=(total, PRODUCT)
+        )
+        assembled(launch, "sm_90a")
+
+
 def test_every_function_is_computed_in_float32() -> None:
-    calls = [f"{f}({'x, x' if f in ('hypot', 'atan2', 'power', 'maximum', 'minimum') else 'x'})" for f in
-             [*FUNCTIONS, "maximum", "minimum"]]  # fmt: skip
+    codes = {f: code for f, code in CODES["f"].items() if "vm." in code and f != "reciprocal"}  # that is a quotient
+    calls = [code.format(*"xx"[: expr.PRIMITIVES[f].arity]).replace("vm.", "vm_") for f, code in codes.items()]
     lines = [f"    store_f4(d + {4 * i}, {call})" for i, call in enumerate(calls)]
     source = "\n".join(["def functions(a, d):", "    x = load_f4(a)", *lines]) + "\n"
     found = assemble(source, ("int64",) * 2, arch="sm_90a", launch_bounds=32)

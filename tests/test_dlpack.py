@@ -13,6 +13,7 @@ pytest.importorskip("numba")
 import autograd_geo as ag
 from autograd_geo.cuda.array import DeviceArray
 from autograd_geo.interop import dlpack
+from autograd_geo.tensor import wrap
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -90,6 +91,18 @@ def test_from_numpy_is_a_copy() -> None:
     t = ag.from_dlpack(x)
     x[0] = 7.0
     assert t.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_what_kernels_cannot_load_sixteen_bytes_at_a_time_is_copied() -> None:
+    """A slice of another library's array begins anywhere."""
+    if not ag.cuda.is_available():
+        pytest.skip("no GPU, and the simulator is off")
+    x = ag.tensor(np.arange(401, dtype=np.float32), device="cuda")._value
+    part = wrap(DeviceArray(x._block, (20, 20), x.dtype, 4))
+    taken = dlpack._taken(part.__dlpack__(max_version=(1, 0)))
+    assert taken.address % 16 == 0
+    found = wrap(taken) @ ag.tensor(np.eye(20, dtype=np.float32), device="cuda")
+    np.testing.assert_array_equal(found.numpy().reshape(-1), np.arange(1, 401))
 
 
 def test_what_is_taken_is_given_back_once() -> None:

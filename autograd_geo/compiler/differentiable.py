@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..cuda.array import DeviceArray
+from ..cuda.precision import current, matmul_precision
 from ..device import put
 from ..op import Op, Rule, Rules
 from ..tape import ACTIVE, TRACED, TRACING, Entry, caller, leaf, mode, next_number, recording, tape
@@ -58,6 +59,7 @@ class Pullback:
         outline = Outline(tuple([e.value for e in given]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))])
         _, self._call = build(tracer, outline, [tracer.source(c) for c in cotangents])
         self._lock = threading.Lock()
+        self._precision = current()
         self._op = Op(
             name="compiled", family="custom", inputs=("x",), attrs={}, forward=_refuse, rules=Rules(self._rule),
             variadic=True, symbol="compiled",
@@ -96,7 +98,7 @@ class Pullback:
             _seed(g if k == entry.attrs["result"] else np.zeros(spec[0]), spec, self._devices[k])
             for k, spec in self._specs.items()
         ]
-        with self._lock:
+        with self._lock, matmul_precision(self._precision):  # that of the call, wherever the pass is
             found = self._call(0, (*entry.attrs["given"], *seeds), {})
         assert found is not MISMATCH
         return [t._value for t in found]

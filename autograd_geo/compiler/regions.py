@@ -188,8 +188,8 @@ def plan(outputs: Sequence[Node], first: Sequence[int] = (), of_one_piece: bool 
 
     If `of_one_piece`, what is in a region shares arrays, and its reductions are over the same axes or over all.
     """
+    _turn_products(_ordered(outputs), outputs)
     nodes = _ordered(outputs)
-    _turn_products(nodes, outputs)
     copies: dict[Node, Node] = {}
 
     def copied(node: Node) -> Node:

@@ -7,8 +7,11 @@ and is imported when a tensor first goes to the device. With NUMBA_ENABLE_CUDASI
 from __future__ import annotations
 
 from .array import DeviceArray, DeviceError
+from .precision import matmul_precision
 
-__all__ = ["DeviceArray", "DeviceError", "device_name", "is_available", "memory_info", "synchronize"]
+__all__ = [
+    "DeviceArray", "DeviceError", "device_name", "is_available", "matmul_precision", "memory_info", "synchronize",
+]  # fmt: skip
 
 
 def is_available() -> bool:

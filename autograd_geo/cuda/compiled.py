@@ -24,6 +24,7 @@ from ..tape import Entry
 from ..value import NUMBERS, SCALAR, strong
 from .array import DeviceArray, on_host
 from .eager import to_device
+from .precision import current, matmul_precision, when_recorded
 from .program import DeviceProgram, upload
 
 
@@ -74,7 +75,16 @@ class DeviceRecording:
         given = [*(graph.nodes[e] for e in self.numbers), *graph.inputs.values()]
         #: The shape and dtype of each of those, and whether it is on the device.
         self.specs = [(n.shape, n.dtype, isinstance(e.value, DeviceArray)) for e, n in graph.inputs.items()]
-        self.program = DeviceProgram(given, [graph.nodes[e] for e in outputs], replayed=True)
+        precision = when_recorded(tracer)
+        #: That of products when the recording began.
+        self.precision = precision(None)
+        if current() != self.precision:
+            matmul_precision(self.precision)
+            raise CompileError(
+                "compile: the function changes ag.cuda.matmul_precision for what comes after it; write "
+                "`with ag.cuda.matmul_precision(...):` in it, or set it before it is called"
+            )
+        self.program = DeviceProgram(given, [graph.nodes[e] for e in outputs], True, precision)
         self._there = {e: k for k, e in enumerate(outputs)}
 
     def run(self, numbers: Sequence[Any], arrays: Sequence[DeviceArray]) -> list[Any]:
@@ -100,6 +110,8 @@ class _DeviceWriter(Writer):
     def function(self) -> Any:
         recording = self.recording
         self.check_arguments()
+        if recording.program.depends_on_precision:
+            self.mismatch_unless(f"precision() == {recording.precision!r}")
         self.check_conditions()
         for k, i in enumerate(recording.read):
             self.before.append(f"n{k} = number({i.place.text(self.bind)})")
@@ -123,7 +135,8 @@ class _DeviceWriter(Writer):
         lines += indented(self.checks(), 1)
         lines += indented(self.after, 1)
         lines.append(f"    return {self.tree(self.outline.result)}")
-        scope = {"run": recording.run, "given": _given, "number": _number, "on_host": on_host, "put": put}
+        scope = {"run": recording.run, "given": _given, "number": _number, "on_host": on_host}
+        scope |= {"put": put, "precision": current}
         return self.finished("\n".join(lines) + "\n", scope)
 
     def draw(self, given: Input) -> str:

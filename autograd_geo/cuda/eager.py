@@ -19,6 +19,7 @@ from ..compiler.trace import Tracer
 from ..op import Op
 from ..value import NUMBERS
 from .array import DeviceArray
+from .precision import current
 from .program import DeviceProgram, upload
 
 #: Ops of which a literal operand is part of the formula, as in x**2.
@@ -39,7 +40,7 @@ def evaluate(op: Op, values: Sequence[Any], attrs: Mapping[str, Any]) -> DeviceA
         (type(x), repr(x)) if fixed else type(x) if type(x) in NUMBERS else (x.shape, x.dtype)
         for x, fixed in zip(values, literals, strict=True)
     ]
-    key = op, tuple(kinds), frozen_key(attrs)
+    key = op, tuple(kinds), frozen_key(attrs), "" if op.family == "pointwise" else current()
     if key not in _programs:
         _programs[key] = _program(op, values, literals, dict(attrs))
     program, at = _programs[key]

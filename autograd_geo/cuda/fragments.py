@@ -5,17 +5,18 @@ in bytes. A fragment is a tuple of scalars, which stays in registers. In names, 
 `x2` the elements of a fragment: `load_f4x4(address)`, `store_f8(address, value)`. Shared arrays are read and written by
 `read4(array, index)` and `write4(array, index, values)`, at an element's index.
 
-`namespace()` gives these names as they run here: as intrinsics of `numba.cuda`, or, in its simulator, as the functions
-of `simulated.py`.
+`namespace()` gives these names, and those of `words`, as they run here: as intrinsics of `numba.cuda`, or, in its
+simulator, as the functions of `simulated.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 from llvmlite import ir
+
+from .words import common_words
 
 #: The address spaces of NVPTX (https://docs.nvidia.com/cuda/nvvm-ir-spec/index.html#address-space).
 GLOBAL = 1
@@ -23,12 +24,6 @@ DTYPES = {"f4": "float32", "f8": "float64"}
 BYTES = {"f4": 4, "f8": 8}
 #: Elements in 16 bytes, the most that one instruction loads.
 WIDTH = {"f4": 4, "f8": 2}
-#: What `expr.py` prints, as far as Numba has it for the device: in the dtype of its arguments.
-FUNCTIONS: dict[str, Any] = {
-    name: getattr(math, name)
-    for name in "sqrt exp expm1 log log1p log2 log10 hypot sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan "
-    "atan2 erf".split()
-} | {"absolute": abs, "power": math.pow}
 
 
 def is_simulated() -> bool:
@@ -41,12 +36,10 @@ def is_simulated() -> bool:
 @functools.cache
 def namespace() -> dict[str, Any]:
     """The names that kernels use, for the device, or for the simulator if Numba was told to simulate one."""
-    from numba import cuda
-
     if is_simulated():
         from . import simulated
 
-        return {"cuda": cuda, **simulated.names()}
+        return {**common_words(True), **simulated.names()}
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
 
@@ -54,9 +47,8 @@ def namespace() -> dict[str, Any]:
 
     scalars = {dtype: getattr(types, dtype) for dtype in ("int32", *DTYPES.values())}
     return {
-        "cuda": cuda,
+        **common_words(False),
         **scalars,
-        **FUNCTIONS,
         **intrinsics(intrinsic, types),
         **tensor_cores.intrinsics(intrinsic, types),
     }
@@ -207,17 +199,4 @@ def _arithmetic(intrinsic: Any, types: Any) -> dict[str, Any]:
 
         return acc(acc, a, b), generate
 
-    def extreme(relation: str) -> Any:
-        @intrinsic
-        def larger_or_smaller(typing: Any, x: Any, y: Any) -> Any:
-            """The larger or smaller of two numbers, or NaN if one is NaN."""
-
-            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                first = builder.fcmp_ordered(relation, *args)
-                return builder.select(builder.or_(first, builder.fcmp_unordered("uno", args[0], args[0])), *args)
-
-            return x(x, x), generate
-
-        return larger_or_smaller
-
-    return {"outer": outer, "maximum": extreme(">="), "minimum": extreme("<=")}
+    return {"outer": outer}

@@ -9,9 +9,8 @@ from .fragments import BYTES, WIDTH
 
 #: What an epilogue is written in: the product's element, what was added to (same shape as d), and one value per column.
 PRODUCT, ADDEND, BIAS = expr.Var("x"), expr.Var("c"), expr.Var("bias")
-#: How float32 is multiplied, and the products along k of one instruction. On tensor cores, operands are rounded to the
-#: 10 bits of TF32 or the 7 of bfloat16, and sums are float32; `tf32x3` adds the products with what that rounding left.
-PRECISIONS = {"float32": 1, "tf32x3": 8, "tf32": 8, "bf16": 16}
+#: The buffers that epilogues are stored to.
+OUTPUTS = "d", "e", "f"
 
 
 class Tile(NamedTuple):
@@ -50,17 +49,29 @@ class Panel(NamedTuple):
     """How an operand is read: loads of `width` elements, neighbouring threads along k, or along the other axis.
 
     Along that axis the stride is 1 if it is known to be (`unit`). A width above 1 takes that, and 16-byte boundaries.
+    If `gathered`, it has no strides: offsets of its lines (rows of a, columns of b) and of places along k are in a
+    table; and if `masked`, also masks of both, and elements whose masks have no bit in common are 0 (see `gathers`).
     """
 
     along_k: bool
     width: int
     unit: bool = True
+    gathered: bool = False
+    masked: bool = False
+
+
+class Gathered(NamedTuple):
+    """An operand that is read by a table: the stride of its batch, in elements, and how."""
+
+    batch: int
+    panel: Panel
 
 
 class Form(NamedTuple):
     """One kernel of the family.
 
-    `store` is the width of stores to d and loads from c; `edges` is whether m or n is no multiple of the tile's.
+    `store` is the width of stores to d and e and of loads from c; `edges` is whether m or n is no multiple of the
+    tile's; `also` are more epilogues, stored to e and f.
     """
 
     dtype: str
@@ -70,12 +81,20 @@ class Form(NamedTuple):
     store: int
     edges: bool
     epilogue: expr.Node = PRODUCT
+    also: tuple[expr.Node, ...] = ()
     precision: str = "float32"
 
     @property
+    def outputs(self) -> dict[str, expr.Node]:
+        """What is stored where."""
+        return outputs(self.epilogue, self.also)
+
+    @property
     def resident(self) -> int:
-        """Blocks for which there are to be registers: fewer where many addresses are to be kept."""
-        return self.tile.resident if min(self.a.width, self.b.width) > 1 else max(1, self.tile.resident // 2)
+        """Blocks for which there are to be registers: fewer where many addresses are to be kept, or masks."""
+        if min(self.a.width, self.b.width) == 1:
+            return max(1, self.tile.resident // 2)
+        return max(1, self.tile.resident - (self.a.masked or self.b.masked))
 
     @property
     def shared_bytes(self) -> int:
@@ -96,6 +115,11 @@ class Form(NamedTuple):
         if self.precision == "float32":
             return WIDTH[self.dtype] if panel.along_k else 0
         return 8
+
+
+def outputs(epilogue: expr.Node, also: tuple[expr.Node, ...]) -> dict[str, expr.Node]:
+    """What is stored in which buffer."""
+    return dict(zip(OUTPUTS, (epilogue, *also), strict=False))
 
 
 def log2(n: int) -> int:

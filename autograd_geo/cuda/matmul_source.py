@@ -17,11 +17,12 @@ algebra in CUDA C++", NVIDIA, 2017) and of maxDNN before it (Lavin, arXiv:1501.0
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .. import expr
+from ..compiler.phrases import CODES
 from .fragments import BYTES, DTYPES
-from .matmul_form import ADDEND, BIAS, PRODUCT, Form, Tile, log2
+from .matmul_form import ADDEND, BIAS, PRODUCT, Form, Tile, log2, outputs
 from .warp_products import Outer, products
 
 #: Rows of tiles that are computed together.
@@ -30,10 +31,11 @@ GROUP = 8
 ADDED, ADDERS = 32, 8
 #: The arguments of `matmul`: addresses, sizes, strides in elements; `part` is a multiple of the tile's k.
 MATMUL = (
-    "a b c d bias m n k part a_row a_k b_k b_column c_row d_row a_batch b_batch c_batch d_batch d_part first"
+    "a b a_table b_table c d e f bias m n k part a_row a_k b_k b_column c_row d_row a_batch b_batch c_batch d_batch "
+    "d_part first"
 ).split()
 #: The arguments of `add_parts`.
-ADD_PARTS = "parts c d bias m n count c_row d_row c_batch d_batch batch first".split()
+ADD_PARTS = "parts c d e f bias m n count c_row d_row c_batch d_batch batch first".split()
 
 
 class _Read:
@@ -47,7 +49,7 @@ class _Read:
         self.panel = form.a if name == "a" else form.b
         self.row = lines + form.pad(self.panel)  # in shared memory
         self.extent, self.origin, stride = ("m", "row0", "a_row") if name == "a" else ("n", "column0", "b_column")
-        along_k, width, unit = self.panel
+        along_k, width, unit = self.panel[:3]
         self.k_stride = "1" if along_k and unit else f"{name}_k"
         self.stride = "1" if not along_k and unit else stride
         depth, threads, pair = form.tile.k, form.tile.threads, form.pair
@@ -63,6 +65,20 @@ class _Read:
             else:
                 self.loads += [(place * width, line * pair + p) for p in range(pair)]
         self.columns = sorted({e for e, _ in self.loads})
+        self.places = sorted({k for _, k in self.loads})
+
+    def begin(self) -> Iterator[str]:
+        """Where a block's matrix and its part of k begin, and its tables; k is all of k."""
+        name, size = self.name, BYTES[self.form.dtype]
+        if not self.panel.gathered:
+            yield f"{name} += (batch * {name}_batch + k0 * {self.k_stride}) * {size}"
+            return
+        yield f"{name} += batch * {name}_batch * {size}"
+        yield f"{name}_lines = {name}_table"
+        yield f"{name}_places = {name}_table + ({self.extent} + k0) * 8"
+        if self.panel.masked:
+            yield f"{name}_line_masks = {name}_table + ({self.extent} + k) * 8"
+            yield f"{name}_place_masks = {name}_line_masks + ({self.extent} + k0) * 8"
 
     def start(self) -> Iterator[str]:
         """Where a thread's loads begin, in the panel, in global and in shared memory."""
@@ -81,29 +97,57 @@ class _Read:
             at = f"{self.origin} + line_of_{name} + {e}"
             if self.form.edges:
                 at = f"min({at}, {self.extent} - {1 if self.panel.along_k else width})"
+            if self.panel.gathered:
+                yield f"{name}{j} = {name} + load_l({name}_lines, {at}, 0, 0) * {size}"
+                if self.panel.masked:
+                    yield f"{name}_mask{j} = load_l({name}_line_masks, {at}, 0, 0)"
+                continue
             yield f"{name}{j} = {name} + (({at}) * {self.stride} + k_of_{name} * {self.k_stride}) * {size}"
+
+        for table in self.tables:
+            yield f"{table} += k_of_{name} * 8"
+
+    @property
+    def tables(self) -> list[str]:
+        """Addresses of what is read for each place along k."""
+        panel = self.panel
+        return [f"{self.name}_places"] * panel.gathered + [f"{self.name}_place_masks"] * panel.masked
 
     def fetch(self, limit: str = "") -> Iterator[str]:
         """Into registers; of k only what is below a limit, if there is one, else zero."""
         dtype, width = self.form.dtype, self.panel.width
         function = f"load_{dtype}" if width == 1 else f"load_{dtype}x{width}"
         nothing = "zero" if width == 1 else f"({', '.join(['zero'] * width)})"
+        size = BYTES[dtype]
+        for table in self.tables:
+            for k in self.places:
+                at = f"min({k}, {limit} - 1 - k_of_{self.name})" if limit else str(k)
+                yield f"{table}{k} = load_l({table}, {at}, 0, 0)"
         for i, (e, k) in enumerate(self.loads):
-            at = f"{self.name}{self.columns.index(e)}" + (f" + {k * BYTES[dtype]} * {self.k_stride}" if k else "")
-            if not limit:
-                yield f"{self.name}_{i} = {function}({at})"
+            j = self.columns.index(e)
+            offset = f" + {k * size} * {self.k_stride}" if k else ""
+            if self.panel.gathered:
+                offset = f" + {self.name}_places{k} * {size}"
+            conditions = [f"k_of_{self.name} + {k} < {limit}"] if limit else []
+            if self.panel.masked:
+                conditions.append(f"({self.name}_mask{j} & {self.name}_place_masks{k}) != 0")
+            load = f"{self.name}_{i} = {function}({self.name}{j}{offset})"
+            if not conditions:
+                yield load
                 continue
             yield f"{self.name}_{i} = {nothing}"
-            yield f"if k_of_{self.name} + {k} < {limit}:"
-            yield f"    {self.name}_{i} = {function}({at})"
+            yield f"if {' and '.join(conditions)}:"
+            yield f"    {load}"
 
     def advance(self, count: str) -> Iterator[str]:
-        for j in range(len(self.columns)):
+        for table in self.tables:
+            yield f"{table} += {count} * 8"
+        for j in range(0 if self.panel.gathered else len(self.columns)):
             yield f"{self.name}{j} += {count} * {self.k_stride} * {BYTES[self.form.dtype]}"
 
     def keep(self, buffer: str) -> Iterator[str]:
         """From registers into a buffer of shared memory."""
-        along_k, width, _ = self.panel
+        along_k, width = self.panel[:2]
         values: dict[tuple[int, int], str] = {}
         for i, (e, k) in enumerate(self.loads):
             for q in range(width):
@@ -134,7 +178,7 @@ def print_matmul(form: Form) -> str:
 
 def _matmul(form: Form) -> Iterator[str]:
     tile, dtype = form.tile, form.dtype
-    size, warps = BYTES[dtype], products(form)
+    warps = products(form)
     a = _Read("a", form, tile.m, 0)
     b = _Read("b", form, tile.n, tile.k // form.pair * a.row)
     stage = tile.k // form.pair * (a.row + b.row)
@@ -145,12 +189,9 @@ def _matmul(form: Form) -> Iterator[str]:
     yield from _place(tile)
     yield "batch = first + cuda.blockIdx.z"
     yield "k0 = cuda.blockIdx.y * part"
+    for read in reads:
+        yield from read.begin()
     yield "k = min(part, k - k0)"
-    yield f"a += (batch * a_batch + k0 * {a.k_stride}) * {size}"
-    yield f"b += (batch * b_batch + k0 * {b.k_stride}) * {size}"
-    yield f"d += (batch * d_batch + cuda.blockIdx.y * d_part) * {size}"
-    if ADDEND.name in expr.names_in(form.epilogue):
-        yield f"c += batch * c_batch * {size}"
     yield from warps.start()
     for read in reads:
         yield from read.start()
@@ -201,9 +242,13 @@ def _zeros(count: int) -> Iterator[str]:
 def _store(form: Form, warps: Outer) -> Iterator[str]:
     """What a thread does with its sums: the epilogue, and the stores."""
     dtype, size, columns = form.dtype, BYTES[form.dtype], warps.columns
-    used = expr.names_in(form.epilogue)
-    constants, lines = formula(form.epilogue, dtype)
+    used = names_in(form.outputs)
+    constants, formulas = printed(form.outputs, dtype)
     yield from constants
+    for name in form.outputs:  # here, not to be kept in registers before
+        yield f"{name} += (batch * d_batch + cuda.blockIdx.y * d_part) * {size}"
+    if ADDEND.name in used:
+        yield f"c += batch * c_batch * {size}"
     yield "row0 += row"
     yield "column0 += column"
     if BIAS.name in used:
@@ -214,10 +259,13 @@ def _store(form: Form, warps: Outer) -> Iterator[str]:
     suffix = "" if store == 1 else f"x{store}"
     for i, row in enumerate(warps.rows):
         indent = "    " if form.edges else ""
+        if form.outputs != {"d": PRODUCT}:
+            yield "cuda.syncthreads()"  # or the compiler begins many rows together, and has no registers for them
         yield f"row = row0 + {row}"
         if form.edges:
             yield "if row < m:"
-        yield f"{indent}to = d + (row * d_row + column0) * {size}"
+        for name in formulas:
+            yield f"{indent}to_{name} = {name} + (row * d_row + column0) * {size}"
         if ADDEND.name in used:
             yield f"{indent}addend = c + (row * c_row + column0) * {size}"
         for j in range(0, len(columns), store):
@@ -231,9 +279,11 @@ def _store(form: Form, warps: Outer) -> Iterator[str]:
                     BIAS.name: f"bias{j + q}",
                 }
                 body += [f"element_{name} = {values[name]}" for name in sorted(used)]
-                body += [*lines[:-1], f"y{q} = {lines[-1]}"]
-            result = "y0" if store == 1 else f"({', '.join(f'y{q}' for q in range(store))})"
-            body.append(f"store_{dtype}{suffix}(to + {columns[j] * size}, {result})")
+                for name, lines in formulas.items():
+                    body += [*lines[:-1], f"{name}{q} = {lines[-1]}"]
+            for name in formulas:
+                result = f"{name}0" if store == 1 else f"({', '.join(f'{name}{q}' for q in range(store))})"
+                body.append(f"store_{dtype}{suffix}(to_{name} + {columns[j] * size}, {result})")
             inner = indent
             if form.edges:
                 yield f"{indent}if column0 + {columns[j]} < n:"
@@ -241,35 +291,44 @@ def _store(form: Form, warps: Outer) -> Iterator[str]:
             yield from (inner + line for line in body)
 
 
-def formula(node: expr.Node, dtype: str) -> tuple[list[str], list[str]]:
-    """An epilogue as lines: constants in the dtype, then what is computed of element_x, element_c and element_bias.
+def names_in(stored: Mapping[str, expr.Node]) -> frozenset[str]:
+    """The variables of all epilogues."""
+    return frozenset[str]().union(*map(expr.names_in, stored.values()))
 
-    The last line is an expression, the result.
+
+def printed(stored: Mapping[str, expr.Node], dtype: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Epilogues as lines: constants in the dtype, then what is computed of element_x, element_c and element_bias.
+
+    The last line of each is an expression, the result.
     """
-    constants: dict[float, str] = {}
+    constants: dict[str, str] = {}
 
     def typed(n: expr.Node) -> expr.Node:
         if isinstance(n, expr.Num):
-            return expr.Var(constants.setdefault(n.value, f"constant{len(constants)}"))
+            return expr.Var(constants.setdefault(repr(n.value), f"constant{len(constants)}"))
         if isinstance(n, expr.Var):
             return expr.Var(f"element_{n.name}")
         if n.fn == "reciprocal":
             n = expr.Call("/", (expr.Num(1.0), *n.args))
         return expr.Call(n.fn, tuple(typed(x) for x in n.args))
 
-    lines = expr.source(typed(node), "", expr.FLOAT_CODES)
-    return [f"{name} = {DTYPES[dtype]}({value!r})" for value, name in constants.items()], lines
+    lines = {
+        name: [line.replace("vm.", "vm_") for line in expr.source(typed(node), "", CODES["f"])]
+        for name, node in stored.items()
+    }
+    return [f"{name} = {DTYPES[dtype]}({value})" for value, name in constants.items()], lines
 
 
 @functools.cache
-def print_add_parts(dtype: str, epilogue: expr.Node) -> str:
+def print_add_parts(dtype: str, epilogue: expr.Node, also: tuple[expr.Node, ...] = ()) -> str:
     """The source of `add_parts`, whose arguments are `ADD_PARTS`: d = epilogue(sum of parts), (m, n) each.
 
     A part holds the whole batch. The grid is (blocks of `ADDED` elements, 1, batch). In a block of 256 threads, each
     warp adds every eighth part, and the first one what the others have found, in order.
     """
-    size, used = BYTES[dtype], expr.names_in(epilogue)
-    constants, lines = formula(epilogue, dtype)
+    stored = outputs(epilogue, also)
+    size, used = BYTES[dtype], names_in(stored)
+    constants, formulas = printed(stored, dtype)
     in_first = [
         *[f"element_x += shared[{ADDED * j} + lane]" for j in range(1, ADDERS)],
         "row = i // n",
@@ -279,7 +338,9 @@ def print_add_parts(dtype: str, epilogue: expr.Node) -> str:
         in_first.append(f"element_c = load_{dtype}(c + (z * c_batch + row * c_row + column) * {size})")
     if BIAS.name in used:
         in_first.append(f"element_bias = load_{dtype}(bias + column * {size})")
-    in_first += [*lines[:-1], f"store_{dtype}(d + (z * d_batch + row * d_row + column) * {size}, {lines[-1]})"]
+    for name, lines in formulas.items():
+        place = f"{name} + (z * d_batch + row * d_row + column) * {size}"
+        in_first += [*lines[:-1], f"store_{dtype}({place}, {lines[-1]})"]
     body = [
         *constants,
         f"shared = cuda.shared.array({ADDED * ADDERS}, {DTYPES[dtype]})",

@@ -8,18 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.nodes import CALL, INPUT, MAP, PRODUCT, SCAN, SCATTER, Node
+from ..compiler.nodes import CALL, INPUT, MAP, SCAN, SCATTER, Node
 from ..compiler.regions import Plan, Region, plan, storage
 from . import fragments
 from .arena import laid_out
 from .array import DeviceArray
 from .driver import Kernel, driver, kernel
-from .matmul import Launch, plan_matmul
+from .epilogues import Product, with_epilogues
+from .gathers import read_in_place
+from .matmul import OUTPUTS, Launch, plan_matmul
 from .pool import Block, pool
+from .precision import current
 from .region import print_region
 from .replay import Replays
 from .steps import print_scan, print_scatter
 from .together import Work, is_given, joined
+from .transposed import scatter_by_products
 
 _PRINTED = {SCAN: print_scan, SCATTER: print_scatter}
 
@@ -28,18 +32,26 @@ class DeviceProgram:
     """Computes `outputs` from `inputs`, nodes; run it with arrays on the device. It changes none of them.
 
     What lies between is in one block of memory, which runs take anew: any number of threads may run it. If `replayed`,
-    launches that come at the same addresses again are captured, and then launched as one.
+    launches that come at the same addresses again are captured, and then launched as one. `precision` gives that of a
+    product of float32 for its node's entry on the tape.
     """
 
-    def __init__(self, inputs: Sequence[Node], outputs: Sequence[Node], replayed: bool = False) -> None:
+    def __init__(
+        self, inputs: Sequence[Node], outputs: Sequence[Node], replayed: bool = False,
+        precision: Callable[[Any], str] = lambda _: current(),
+    ) -> None:  # fmt: skip
         self._device = device = driver()
         self._specs = [(n.shape, n.dtype) for n in outputs]
+        self._precision = precision
+        self.depends_on_precision = False
         found = plan(outputs, of_one_piece=True)
+        self._in_place = read_in_place(found)
+        scatter_by_products(found, self._in_place)
         works: list[Work] = []
-        for step in found.steps:
+        for step in with_epilogues(found, self._in_place):
             if isinstance(step, Region):
                 works += self._region(step, found)
-            elif step.kind == PRODUCT:
+            elif isinstance(step, Product):
                 works += self._product(step)
             elif step.kind == CALL:
                 operands = [*map(storage, step.args), step]
@@ -59,22 +71,39 @@ class DeviceProgram:
         printed = print_region(region, found, self._device.threads, self._device.blocks)
         return [Work(printed.operands, printed.offsets, *launch) for launch in printed.launches]
 
-    def _product(self, node: Node) -> list[Work]:
+    def _product(self, product: Product) -> list[Work]:
         """A product of matrices (batch, m, k) and (batch, k, n), each of which may lie transposed."""
+        node = product.node
         b, m, k, n, turned_a, turned_b = node.data
-        a_strides = (m * k, 1, m) if turned_a else (m * k, k, 1)
-        b_strides = (k * n, 1, k) if turned_b else (k * n, n, 1)
-        device = self._device
+        layouts: list[Any] = [
+            (m * k, 1, m) if turned_a else (m * k, k, 1),
+            (k * n, 1, k) if turned_b else (k * n, n, 1),
+        ]
+        buffers: dict[str, Any] = {}
+        for number, (name, x) in enumerate(zip("ab", node.args, strict=True)):
+            buffers[name], operand = storage(x), self._in_place.get((node, number))
+            if operand is not None:
+                buffers |= {name: operand.source, f"{name}_table": operand.gather.table()}
+                layouts[number] = operand.gather.form(node.dtype)
+        device, precision = self._device, "float32"
+        (_, epilogue), *others = product.stored
+        if node.dtype == np.float32:
+            precision, self.depends_on_precision = self._precision(node.entry), True
         found = plan_matmul(
-            b, m, n, k, node.dtype, a_strides, b_strides, device.arch, multiprocessors=device.multiprocessors
-        )
-        operands: list[Any] = [*map(storage, node.args), node]
+            b, m, n, k, node.dtype, layouts[0], layouts[1], device.arch, epilogue=epilogue,
+            also=tuple(term for _, term in others), precision=precision, multiprocessors=device.multiprocessors,
+        )  # fmt: skip
+        buffers |= {name: out for name, (out, _) in zip(OUTPUTS, product.stored, strict=False)}
+        buffers |= {"c": product.addend, "bias": product.bias}
         if found.workspace:
-            operands.append(Node(MAP, (found.workspace,), np.dtype(np.uint8)))
+            buffers["workspace"] = Node(MAP, (found.workspace,), np.dtype(np.uint8))
         works = []
         for each in found.launches:
             run = _matmul(each.source, len(each.arguments), each.threads, each.resident)
-            works.append(Work(operands, [0] * len(operands), each.source, run=functools.partial(_launch, run, each)))
+            names = [name for name in buffers if name in each.arguments]
+            operands = [buffers[name] for name in names]
+            launch = functools.partial(_launch, run, each, names)
+            works.append(Work(operands, [0] * len(operands), each.source, run=launch))
         return works
 
     def _place(self, inputs: Sequence[Node], works: Sequence[Work], outputs: Sequence[Node]) -> None:
@@ -141,9 +170,8 @@ def _matmul(source: str, count: int, threads: int, resident: int) -> Kernel:
     return driver().load(source, count, threads, resident, fragments.namespace)
 
 
-def _launch(run: Kernel, what: Launch, *addresses: int) -> None:
-    names = ("a", "b", "d", "workspace")
-    run(what.grid, what.shared, what.values(dict(zip(names, addresses, strict=False))))
+def _launch(run: Kernel, what: Launch, names: Sequence[str], *addresses: int) -> None:
+    run(what.grid, what.shared, what.values(dict(zip(names, addresses, strict=True))))
 
 
 def _array(found: Block | DeviceArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:

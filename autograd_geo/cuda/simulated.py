@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import expr
 from . import simulated_tensor_cores
 from .fragments import DTYPES, WIDTH
 
@@ -35,7 +34,7 @@ def _memory(address: int, char: str, count: int) -> Any:
         raise ValueError(
             f"address {address:#x} is no multiple of {ctypes.sizeof(kind)}, the bytes loaded or stored there"
         )
-    return np.ctypeslib.as_array(kind.from_address(address))
+    return np.ctypeslib.as_array(kind.from_address(int(address)))
 
 
 def _loader(char: str, count: int) -> Any:
@@ -90,7 +89,7 @@ def outer(acc: Any, a: Any, b: Any) -> Any:
 
 
 def names() -> dict[str, Any]:
-    """The names that kernels use; functions of numbers are NumPy's."""
+    """The names that kernels use."""
     memory = {
         f"{verb}_{char}{'' if count == 1 else f'x{count}'}": make(char, count)
         for verb, make in (("load", _loader), ("store", _storer))
@@ -99,4 +98,4 @@ def names() -> dict[str, Any]:
     }
     shared = {name: globals()[name] for name in ("read1", "read2", "read4", "write1", "write2", "write4")}
     scalars = {name: Scalar(name) for name in DTYPES.values()}
-    return {**expr.NUMPY, **memory, **shared, **scalars, "int32": int, "outer": outer, **simulated_tensor_cores.names()}
+    return {**memory, **shared, **scalars, "int32": int, "outer": outer, **simulated_tensor_cores.names()}

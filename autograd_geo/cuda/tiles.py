@@ -104,7 +104,7 @@ def choose(
 ) -> tuple[Tile, int]:
     """The tile and the elements of k in a part that take least time by the model, where they are not given.
 
-    Where loads are not `wide`, of 16 bytes, they are many, and leave no registers for large tiles.
+    Where loads are not `wide`, of 16 bytes by strides, what they need leaves no registers for large tiles.
     """
 
     def candidates() -> Iterator[tuple[float, int, Tile, int]]:

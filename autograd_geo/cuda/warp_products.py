@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .fragments import DTYPES, WIDTH
-from .matmul_form import PRECISIONS, Form, log2
+from .matmul_form import Form, log2
+from .precision import PRECISIONS
 
 
 class Outer:

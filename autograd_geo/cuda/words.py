@@ -1,5 +1,7 @@
 """The names that kernels on the device are written in: loads and stores through addresses, casts, functions.
 
+Matmul kernels take casts and functions from here; what they alone need is in `fragments`.
+
 They are those of kernels on the CPU (`compiler.machine`, `compiler.vector_math`); elementary functions come from
 CUDA's own library. For Numba's simulator, which runs kernels as Python, each has a twin that does the same on the host.
 """
@@ -39,20 +41,37 @@ _OF_TWO = "hypot atan2 copysign fmod power".split()
 
 
 @functools.cache
-def words(simulated: bool, threads: int) -> dict[str, Any]:
-    """The scope of a kernel's source, for blocks of so many threads."""
+def common_words(simulated: bool) -> dict[str, Any]:
+    """All but those that a block's threads say together."""
     cuda: Any = importlib.import_module("numba.cuda")  # it has no types
     scope: dict[str, Any] = {"inf": math.inf, "nan": math.nan, "cuda": cuda}
-    scope |= _on_the_host() if simulated else _on_the_device(cuda)
-    jit = cuda.jit(device=True)
+    return scope | (_on_the_host() if simulated else _on_the_device(cuda))
+
+
+@functools.cache
+def words(simulated: bool, threads: int) -> dict[str, Any]:
+    """The scope of a kernel's source, for blocks of so many threads."""
+    scope = dict(common_words(simulated))
+    jit = scope["cuda"].jit(device=True)
     for how in ("sum", "prod", "max", "min"):
         for char in LETTERS:
             text = _BLOCK.format(how=how, char=char, threads=threads, both=_BOTH[how].format(char=char))
-            inside = scope | {"kind": LETTERS[char] if simulated else _numba_type(char)}
+            inside = scope | ({"kind": LETTERS[char], "cuda": _Now()} if simulated else {"kind": _numba_type(char)})
             # A file of its own: Numba's simulator tells shared arrays apart by their line.
             exec(compile(text, f"<autograd_geo block_{how}_{char}>", "exec"), inside)
-            scope[f"block_{how}_{char}"] = jit(inside["reduce"])
+            scope[f"block_{how}_{char}"] = inside["reduce"] if simulated else jit(inside["reduce"])
     return scope
+
+
+class _Now:
+    """What `cuda` means in the kernel that is being simulated.
+
+    The simulator puts that into a device function while a thread calls it, and so takes it away from the others.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        kernel: Any = importlib.import_module("numba.cuda.simulator.kernel")
+        return getattr(kernel._get_kernel_context(), name)
 
 
 #: A value of each thread, combined over a block by a tree: in an order that is always the same.
@@ -267,4 +286,4 @@ def _erf(x: Any) -> Any:
     return type(x)(math.erf(x))
 
 
-__all__ = ["LETTERS", "words"]
+__all__ = ["LETTERS", "common_words", "words"]

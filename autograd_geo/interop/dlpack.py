@@ -149,7 +149,8 @@ def to_dlpack(
 
 
 def from_dlpack(x: Any) -> Tensor:
-    """A tensor of another library's array, without a copy where it is on the GPU; one on the host is copied.
+    """A tensor of another library's array, without a copy where it is on the GPU; one on the host is copied, and one
+    that does not begin at a multiple of 16 bytes.
 
     `x` has `__dlpack__` and `__dlpack_device__`. As long as the tensor lives, its memory must not be written. Raises
     TypeError for dtypes that tensors cannot have, ValueError for an array on the GPU that is not in C order,
@@ -192,7 +193,8 @@ def _taken(capsule: Any) -> DeviceArray:
     if given is not None and any(g != w for g, w, n in zip(given, wanted, shape, strict=True) if n > 1):
         raise ValueError(f"from_dlpack: strides {given} of shape {shape} are not C order; make it contiguous first")
     _api.PyCapsule_SetName(capsule, b"used_" + kind.name)
-    return DeviceArray(_Borrowed(managed, address, array.data + array.byte_offset), shape, dtype)
+    taken = DeviceArray(_Borrowed(managed, address, array.data + array.byte_offset), shape, dtype)
+    return _copied(taken) if taken.address % 16 else taken  # kernels load 16 bytes at a time
 
 
 class _Borrowed:
