@@ -628,7 +628,8 @@ LARGE = np.ones(5000)
 @pytest.mark.parametrize(
     "fn",
     [
-        lambda x: (x[0] * LARGE).sum() + (x[1] * (LARGE * 2)).sum(), lambda x: (x[0] * LARGE).sum() + x[1] * LARGE.mean(),
+        lambda x: (x[0] * LARGE).sum() + (x[1] * (LARGE * 2)).sum(),
+        lambda x: (x[0] * LARGE).sum() + x[1] * LARGE.mean(),
         lambda x: (x[0] * LARGE).sum() + (x[1] * LARGE[1:]).sum(),
     ],
 )  # fmt: skip
