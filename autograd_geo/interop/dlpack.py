@@ -221,9 +221,11 @@ class _Borrowed:
 def _copied(value: Any) -> Any:
     if type(value) is not DeviceArray:
         return np.array(value)
-    from ..op import registry
+    from ..cuda.pool import pool
 
-    return registry["positive"].evaluate([value], {})
+    block = pool().take(max(1, value.nbytes))
+    _driver().copy(block.address, value.address, value.nbytes)
+    return DeviceArray(block, value.shape, value.dtype)
 
 
 def _driver() -> Any:
