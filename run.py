@@ -79,10 +79,10 @@ def main() -> None:
         call("python", "-m", "ruff", "check", ".")
         call("python", "-m", "ruff", "format", "--check", ".")
         call("python", "-m", "mypy")
-        call("python", "-m", "pytest", *(options or ["-q", "--numprocesses=auto"]))
+        call("python", "-m", "pytest", *(options or ["-q", "--numprocesses=auto", "--dist=worksteal"]))
         if not options and installed("numba_cuda"):  # kernels for a GPU as machine code; simulated ones ran above
             os.environ["NUMBA_ENABLE_CUDASIM"] = "0"
-            call("python", "-m", "pytest", "-q", "--numprocesses=auto", *MACHINE_CODE)
+            call("python", "-m", "pytest", "-q", "--numprocesses=auto", "--dist=worksteal", *MACHINE_CODE)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class Dropout(ag.nn.Module):
         return x * ag.random.bernoulli(0.7, x.shape) / 0.7
 
 
-def trained(device: str, compiled: bool, make: Any, steps: int = 4) -> list[Any]:
+def trained(device: str, compiled: bool, make: Any, steps: int = 3) -> list[Any]:
     """Losses and parameters of a few steps of a network with dropout."""
     ag.seed(5)
     model = ag.nn.Sequential(ag.nn.Linear(3, 4), ag.nn.ReLU(), Dropout(), ag.nn.Linear(4, 2)).to(device)
@@ -266,7 +266,7 @@ def test_launches_that_come_again_are_one(monkeypatch: pytest.MonkeyPatch) -> No
         return loss.detach()
 
     rng, wanted = np.random.default_rng(0), w.numpy()
-    for k in range(24):
+    for k in range(12):
         x = rng.normal(size=(5, 3))
         z = np.tanh(x @ wanted)
         assert step(ag.tensor(x, device="cuda"), lr / (k + 1)).item() == pytest.approx(np.sum(z**2), rel=1e-12)
