@@ -30,6 +30,7 @@ MEBI = 1 << 20
 TOLERANCES = {"memory": 8 * MEBI, "blocks": 5000.0}
 COUNTED = 1.0
 FEWEST = 12  # rounds after the warm-up
+MOST = 400  # samples that are kept: a few kilobytes each round would be growth themselves
 
 
 # --- work -------------------------------------------------------------------------------------------------------------
@@ -261,26 +262,33 @@ def soak(minutes: float, report: Callable[[str], None] = print) -> dict[str, flo
     Raises AssertionError where a round has other results than the first.
     """
     start, expected = time.monotonic(), {}
-    samples: dict[str, array[float]] = {}  # numbers side by side, so that they themselves are no growth
-    times = array("d")
+    samples: dict[str, array[float]] = {}
+    times, rounds, every = array("d"), 0, 1
     with tempfile.TemporaryDirectory() as folder:
         kernels = Path(os.environ["AUTOGRAD_GEO_CACHE_DIR"])
         while (spent := time.monotonic() - start) < 60 * minutes or len(times) < 2 * FEWEST:
             for work in WORK:
                 result = work(Path(folder))
                 assert expected.setdefault(work.__name__, result) == result, f"{work.__name__} changed: {result!r}"
+            rounds += 1
+            if rounds % every:
+                continue
             now = measured(kernels)
             for name in now.keys() | samples.keys():
                 samples.setdefault(name, array("d", bytes(8 * len(times)))).append(now.get(name, 0.0))
             times.append(spent)
-            if len(times) & (len(times) - 1) == 0 or len(times) % 100 == 0:
+            if rounds & (rounds - 1) == 0 or rounds % 128 == 0:
                 report(
-                    f"{spent / 60:6.1f} min, round {len(times)}: {now['memory'] / MEBI:.1f} MiB, "
+                    f"{spent / 60:6.1f} min, round {rounds}: {now['memory'] / MEBI:.1f} MiB, "
                     f"{now['blocks']:,.0f} blocks, {now['open files']:.0f} open files, {now['threads']:.0f} threads, "
                     f"{now['kernel files']:.0f} kernel files"
                 )
+            if len(times) == MOST:
+                every *= 2
+                for values in (times, *samples.values()):
+                    del values[::2]
     warm = min(sum(t < times[-1] / 3 for t in times), len(times) - FEWEST)
-    report(f"{len(times)} rounds, {len(times) - warm} after the warm-up")
+    report(f"{rounds} rounds, {len(times)} of them measured, {len(times) - warm} after the warm-up")
     return growth({name: values[warm:] for name, values in samples.items()})
 
 
