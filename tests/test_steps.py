@@ -191,6 +191,23 @@ def test_what_is_made_into_a_constant_comes_before_the_op_that_reads_it() -> Non
     assert lesson.goto(-1).state.grads["x"] == 1.5
 
 
+@pytest.mark.parametrize(
+    "x, y, formula",
+    [
+        ([2.0, 3.0], [3.0, 0.5], ["y·x^(y - 1)", "a·log(x)"]),
+        ([0.0, 3.0], [3.0, 0.5], ["y·x^(y - 1)", "a·log(where(x == 0, 1, x))"]),
+        ([2.0, 3.0], [0.0, 0.0], ["y·x^y", "a·log(x)"]),
+        ([2.0, 3.0], [0.0, 1.0], ["y·x^(y - where(y == 0, 0, 1))", "a·log(x)"]),
+    ],
+)
+def test_a_formula_speaks_of_single_points_only_where_an_element_is_there(
+    x: list[float], y: list[float], formula: list[str]
+) -> None:
+    a, b = (ag.tensor(v, requires_grad=True, name=name) for v, name in ((x, "x"), (y, "y")))
+    text = ag.steps((a**b).sum()).text(color=False)
+    assert [line.partition(",  ")[2].partition(" = ")[2] for line in text.splitlines() if "∂b/∂a·∂a" in line] == formula
+
+
 # --- the cursor -----------------------------------------------------------------------------------------------
 
 

@@ -80,16 +80,23 @@ _FOLD: dict[str, Callable[[float, float], float]] = {
 }  # fmt: skip
 
 
-def simplify(node: Node, known: Mapping[str, float]) -> Node:
-    """The expression with known variables put in and what follows worked out: for people to read, not to run."""
+def simplify(
+    node: Node, known: Mapping[str, float], holds: Callable[[Node], bool | None] = lambda condition: None
+) -> Node:
+    """The expression with known variables put in and what follows worked out: for people to read, not to run.
+
+    `holds` says of conditions of a `where` whether they are known to be true or false, or None.
+    """
 
     def make(n: Node, args: Sequence[Node]) -> Node:
         if isinstance(n, Var):
             return Num(float(known[n.name])) if n.name in known else n
         if isinstance(n, Num):
             return n
-        if n.fn == "where" and isinstance(args[0], Num):
-            return args[1] if args[0].value else args[2]
+        if n.fn == "where":
+            chosen = args[0].value if isinstance(args[0], Num) else holds(args[0])
+            if chosen is not None:
+                return args[1] if chosen else args[2]
         match Call(n.fn, tuple(args)):
             case Call(fn=fn, args=(Num(value=a), Num(value=b))) if fn in _FOLD and not (
                 fn in ("/", "**") and a * b == 0
@@ -99,6 +106,8 @@ def simplify(node: Node, known: Mapping[str, float]) -> Node:
                 return x
             case Call(fn="**", args=(_, Num(value=0.0))):
                 return Num(1.0)
+            case Call(fn="+" | "-", args=(x, Num(value=0.0))):
+                return x
             case Call(fn="u-", args=(x,)):
                 return negative(x)
             case folded:

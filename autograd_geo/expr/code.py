@@ -48,6 +48,13 @@ def source(node: Node, result: str = "return ", codes: Mapping[str, str] = Mappi
     return [*lines, result + printed[-1][0]]
 
 
+def evaluate(node: Node, values: Mapping[str, Any]) -> Any:
+    """The value of an expression of NumPy arrays."""
+    scope = {**NUMPY, **values}
+    exec("\n".join(source(node, "_value = ")), scope)
+    return scope["_value"]
+
+
 def _number(value: float) -> str:
     if value != value or value in (math.inf, -math.inf):
         return f"float('{value}')"

@@ -22,7 +22,8 @@ multiply = pointwise("multiply(x, y) = x * y", x="y", y="x", symbol="×")
 divide = pointwise("divide(x, y) = x / y", x="1 / y", y="-z / y", symbol="÷", domain={"x": (-2, 2), "y": (0.5, 2)})
 power = pointwise(
     "power(x, y) = x ** y",
-    x="y * x ** (y - where(y == 0, 0, 1))",  # not 0 * inf at 0 ** 0
+    # Not 0 * inf at 0 ** 0. Above 2**53 y - 1 rounds to an even number: the sign at a negative base is lost.
+    x="y * x ** (y - where(y == 0, 0, 1))",
     y="z * log(where(x == 0, 1, x))",  # 0 at 0 ** y; NaN at a negative base, where there is no derivative
     symbol="^",
     domain={"x": _positive, "y": (-2, 2)},

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import expr
-from ..expr import Call, Node, Num, Var
+from ..expr import Call, Node, Num, Var, names_in
 from ..tape import Entry, value_of
 from ..value import Number, strong
 from .values import number
@@ -55,7 +55,10 @@ def formula(entry: Entry, named: Mapping[Entry, str]) -> Node:
 
 
 def partial(entry: Entry, k: int, named: Mapping[Entry, str]) -> Node:
-    """The derivative of an entry with respect to its k-th input, literals put in; a rule in words where it is none."""
+    """The derivative of an entry with respect to its k-th input, literals put in; a rule in words where it is none.
+
+    What it does at single points, such as `0 ** 0`, is left out unless an element is there.
+    """
     op = entry.op
     assert op is not None
     rule = op.rules[k]
@@ -66,8 +69,18 @@ def partial(entry: Entry, k: int, named: Mapping[Entry, str]) -> Node:
         return Var(rule.label)
     inputs = dict(zip(op.inputs, entry.inputs, strict=True))
     known = {x: float(i.real) for x, i in inputs.items() if not isinstance(i, Entry)}
-    names = {x: named[i] for x, i in inputs.items() if isinstance(i, Entry)} | {"z": named[entry]}
-    return expr.rename(expr.simplify(rule.partial, {**entry.attrs, **known}), names)
+    read = {x: i for x, i in inputs.items() if isinstance(i, Entry)} | {"z": entry}
+
+    def holds(condition: Node) -> bool | None:
+        if not isinstance(condition, Call) or condition.fn not in ("==", "!="):
+            return None
+        values = {x: strong(value_of(read[x])) for x in names_in(condition)}
+        with np.errstate(all="ignore"):
+            found = np.unique(expr.evaluate(condition, values))
+        return bool(found[0]) if len(found) == 1 else None
+
+    shown = expr.simplify(rule.partial, {**entry.attrs, **known}, holds)
+    return expr.rename(shown, {x: named[e] for x, e in read.items()})
 
 
 def partial_value(entry: Entry, k: int) -> Any:
