@@ -356,9 +356,8 @@ def momentum(parameters: Any) -> Any:
 
 
 CHANGES: dict[str, Callable[[Any, Any], Any]] = {
-    "fewer parameters": lambda net, o: (o.parameters.pop(), o.state.pop()),
-    "other parameters": lambda net, o: (setattr(o, "parameters", o.parameters[:1]), o.state.pop()),
-    "fresh state": lambda net, o: setattr(o, "state", [{} for _ in o.parameters]),
+    "fewer parameters": lambda net, o: (setattr(o, "parameters", o.parameters[:1]), setattr(o, "state", o.state[:1])),
+    "fresh state": lambda net, o: setattr(o, "state", tuple([{} for _ in o.parameters])),
     "cleared state": lambda net, o: [s.clear() for s in o.state],
     "frozen": lambda net, o: net.weight.requires_grad_(False),
     "rate": lambda net, o: setattr(o, "lr", 0.01),

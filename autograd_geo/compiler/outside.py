@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from operator import is_
 from types import (
     BuiltinMethodType,
     CodeType,
@@ -33,7 +32,7 @@ import numpy as np
 from ..random import Generator
 from ..tensor import Tensor
 from .errors import CompileError
-from .places import Place
+from .places import Named, Place
 from .unrepeatable import Unrepeatable
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
@@ -170,7 +169,7 @@ class Conditions:
             if name == "__wrapped__":
                 self._inside(value)
             else:
-                self.visit(Place("{0}.__dict__.get({1}, {2})", fn, name, _ABSENT), value)
+                self.visit(Place("{0}.__dict__[{1}]", fn, name), value)
         for code in _codes(fn.__code__):
             _refuse_assignments(code, fn)
         self._names |= names
@@ -194,7 +193,7 @@ class Conditions:
                 self._read_module(value, names, within)
             elif (id(scope), name) not in self._members:
                 self._members.add((id(scope), name))
-                self.visit(Place("{0}.get({1}, {2})", scope, name, _ABSENT), value)
+                self.visit(Place("{0}[{1}]", scope, name), value)
 
     def _read_module(self, module: ModuleType, names: set[str], within: tuple[ModuleType, ...] = ()) -> None:
         self.unrepeatable.add(module)
@@ -216,7 +215,7 @@ class Conditions:
                     continue
                 self._members.add((id(base), name))
                 if used and not special and not isinstance(value, MemberDescriptorType):
-                    self.visit(Place("{0}.__dict__.get({1}, {2})", base, name, _ABSENT), value)
+                    self.visit(Place("{0}.__dict__[{1}]", base, name), value)
                 for fn in _functions(value):
                     self._inside(fn)
 
@@ -230,13 +229,15 @@ class Conditions:
         elif hasattr(value, "__dict__"):
             module = cls.__module__.split(".")[0]
             installed = _is_library(module) and module != "autograd_geo" and module not in _CONTAINERS
+            attributes: Any = Place("{0}.__dict__", value)
             if not installed:
-                same = "(type({0}) is {1} and len({0}.__dict__) == {2})"
-                self.places.append(Place(same, value, cls, len(vars(value))))
+                same = "(type({0}) is {1} and {0}.__dict__ is {2} and len({2}) == {3})"
+                attributes = vars(value)
+                self.places.append(Place(same, value, cls, attributes, len(attributes)))
             for name, v in list(vars(value).items()):
                 if installed and not isinstance(v, (*_SIMPLE, np.ndarray)):
                     continue  # its insides may lead anywhere
-                self.visit(Place("{0}.__dict__.get({1}, {2})", value, name, _ABSENT), v)
+                self.visit(Place("{0}[{1}]", attributes, name), v)
         for base in cls.__mro__:
             if not _is_library(base.__module__):
                 self._classes[cls] = None
@@ -248,9 +249,7 @@ class Conditions:
     def _optimizer(self, value: Any) -> None:
         """Its settings and state are read anew by its steps; what else reads the settings is to find them again."""
         for name in ("parameters", "state"):
-            held, place = list(getattr(value, name)), Place(f"{{0}}.{name}", value)
-            same = "(len({0}) == {1} and all(map({2}, {0}, {3})))"  # the same objects
-            self.places.append(Place(same, place, len(held), is_, held))
+            self.places.append(Place(f"{{0}}.{name} is {{1}}", value, getattr(value, name)))
         for p in value.parameters:
             self._tensor(p)
         self._members |= {(id(vars(value)), name) for name in ("parameters", "state")}
@@ -271,15 +270,17 @@ class Conditions:
             kinds = list(map(type, kept))
             self.places.append(Place("({0} == {1} and list(map(type, {0})) == {2})", value, kept, kinds))
         elif not isinstance(value, tuple):  # whose items stay what they are
-            if named:
+            if named and value:
                 self.places.append(Place("list({0}) == {1}", value, list(value)))
             else:
-                self.places.append(Place("len({0}) == {1}", value, len(items)))
+                self.places.append(Place("len({0}) == {1}" if value else "not {0}", value, len(items)))
             if any(plain):
                 some = [(k, v) for (k, v), simple in zip(items, plain, strict=True) if simple]
                 self.places.append(Place("{0}({1}, {2})", _has_items, value, some))
         for (k, v), simple in zip(items, plain, strict=True):
-            if not simple:
+            if isinstance(value, tuple):
+                self._inside(v)
+            elif not simple:
                 self.visit(Place("{0}[{1}]", value, k), v)
 
 
@@ -349,11 +350,9 @@ def _are_the_same(of: Any, kept: list[Any]) -> bool:
 
 def is_same(place: Place, value: Any) -> Place:
     """Whether a plain value is what it was."""
-    if type(value) in (int, str):
-        return Place("(type({0}) is {1} and {0} == {2})", place, type(value), value)
     if value is None or type(value) is bool:
         return Place("{0} is {1}", place, value)
-    return Place("({0} is {1} or {2}({0}, {1}))", place, value, is_equal)
+    return Place("({0} is {1} or {2}({0}, {1}))", place, Named(value), is_equal)
 
 
 _bits = struct.Struct("d").pack

@@ -27,6 +27,15 @@ class Place:
         return self.template == name or any(isinstance(p, Place) and p.mentions(name) for p in self.parts)
 
 
+class Named:
+    """Stands for an object that gets a name also where it has a literal."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+
 class Scope:
     """The names of generated code: `bind` gives each object one."""
 
@@ -38,6 +47,7 @@ class Scope:
         """A literal where the object has one, else a name."""
         if type(x) in _LITERALS:
             return repr(x)
+        x = x.of if type(x) is Named else x
         name = self._known.get(id(x))
         if name is None:
             name = self._known[id(x)] = f"_{len(self.names)}"
@@ -50,4 +60,4 @@ def argument(k: int) -> Place:
     return Place(f"leaf{k}")
 
 
-__all__ = ["Bind", "Place", "Scope", "argument"]
+__all__ = ["Bind", "Named", "Place", "Scope", "argument"]

@@ -43,7 +43,7 @@ class Optimizer:
     lr: float
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
-        self.parameters = list(parameters)
+        self.parameters = tuple(parameters)
         if not self.parameters:
             raise ValueError(f"{type(self).__name__} got no parameters; pass model.parameters()")
         for p in self.parameters:
@@ -52,7 +52,7 @@ class Optimizer:
         if not lr >= 0 or math.isinf(lr):
             raise ValueError(f"the learning rate must be a finite number >= 0, not {lr!r}")
         self.lr = lr
-        self.state: list[State] = [{} for _ in self.parameters]
+        self.state: tuple[State, ...] = tuple([{} for _ in self.parameters])
 
     def step(self) -> None:
         """Update the parameters from their gradients."""
