@@ -79,3 +79,29 @@ def test_row_after_row(op: Op, monkeypatch: Any) -> None:
     monkeypatch.setattr(regions, "LEAST_ROW", 2)
     for args, attrs in calls(op):
         check(op, args, attrs, np.float64, 1e-11)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble])
+def test_dtypes_that_kernels_do_not_compute_in_are_left_to_numpy(dtype: Any) -> None:
+    def fn(x: Any) -> Any:
+        x, two = x * 1, ag.tensor(dtype(2.0))
+        joined = ag.stack([*x] * 9)
+        return (
+            x,
+            x.reshape(3, 1),
+            two,
+            ag.tensor(np.ones((2, 2), dtype)),
+            two + x,
+            x[1:],
+            x.sum(),
+            joined,
+            two * dtype(3),
+        )
+
+    fast = ag.compile(fn)
+    for k in range(3):
+        x = np.arange(k, k + 3).astype(dtype)
+        for found, wanted in zip(fast(x), fn(ag.tensor(x)), strict=True):
+            assert found.dtype == wanted.dtype == dtype
+            np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+    assert fast.recordings == 1

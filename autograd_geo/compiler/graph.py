@@ -43,6 +43,7 @@ from .nodes import (
     Formula,
     Node,
     cast_formula,
+    copy_of,
     plus_zero,
     product_formula,
     unknown_types,
@@ -101,7 +102,8 @@ class Graph:
     def constant(self, value: Value, dtype: np.dtype[Any]) -> Node:
         """A value that never changes; the same number is one node."""
         array = np.asarray(on_host(value), dtype)
-        if array.size > 1 and array.tobytes() == array.reshape(-1)[0].tobytes() * array.size:  # ones, zeros
+        known = not unknown_types((), dtype)
+        if known and array.size > 1 and array.tobytes() == array.reshape(-1)[0].tobytes() * array.size:  # ones, zeros
             return self.move(broadcast((), array.shape), [self.constant(array.reshape(-1)[0], dtype)])
         if array.ndim:
             return Node(CONST, array.shape, dtype, data=array)
@@ -315,7 +317,7 @@ class Graph:
         for n in nodes:
             length = n.shape[axis] if len(n.shape) == len(shape) else 1
             part = self.reshape(n, (*shape[:axis], length, *shape[axis + 1 :]))
-            parts.append(Node(MAP, part.shape, n.dtype, (part,), cast_formula(n.dtype), n.entry))
+            parts.append(copy_of(part))
             starts.append(start * prod(shape[axis + 1 :]))
             start += length
         return Node(JOIN, shape, nodes[0].dtype, tuple(parts), tuple(starts), entry)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import expr
+from ..op import functions
 from ..tape import Entry
 from .moves import Shape
 
@@ -75,6 +76,13 @@ def product_formula(dtype: np.dtype[Any]) -> Formula:
 @cache
 def cast_formula(dtype: np.dtype[Any]) -> Formula:
     return Formula(expr.Var("a0"), dtype)
+
+
+def copy_of(node: Node) -> Node:
+    """The same values in memory of their own."""
+    if unknown_types((), node.dtype):
+        return Node(CALL, node.shape, node.dtype, (node,), (functions["positive"].op, {}), node.entry)  # type: ignore[attr-defined]
+    return Node(MAP, node.shape, node.dtype, (node,), cast_formula(node.dtype), node.entry)
 
 
 @cache

@@ -30,7 +30,7 @@ from .nodes import (
     SCATTER,
     TABLE,
     Node,
-    cast_formula,
+    copy_of,
 )
 
 #: Straight-line code compiles in more than linear time, so regions stay small.
@@ -195,7 +195,7 @@ def plan(outputs: Sequence[Node], first: Sequence[int] = (), of_one_piece: bool 
     def copied(node: Node) -> Node:
         """The same values in memory of their own."""
         if node not in copies:
-            copies[node] = Node(MAP, node.shape, node.dtype, (node,), cast_formula(node.dtype), node.entry)
+            copies[node] = copy_of(node)
             copies[node].rank = node.rank + 0.5
         return copies[node]
 
