@@ -524,7 +524,7 @@ def test_equal_counts_of_steps_may_become_different() -> None:
         once.step()
 
     fast, x = ag.compile(twice), np.ones((4, 3))
-    once.state[0] = {"step": 3, "mean": np.array(0.1), "square": np.array(0.1)}
+    once.state[0].update({"step": 3, "mean": np.array(0.1), "square": np.array(0.1)})
     twice(x)
     for _ in range(2):
         for state in (*often.state, *once.state):

@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import autograd_geo as ag
-from autograd_geo.compiler.moves import _APART, ZERO, Move
+from autograd_geo.compiler.moves import APART, ZERO, Move
 from autograd_geo.compiler.nodes import INPUT, PRODUCT, SCATTER, Node
 from autograd_geo.cuda import gathers, simulated, transposed
 from autograd_geo.cuda.gathers import Gather
@@ -279,7 +279,7 @@ def test_what_is_no_sum_of_two_is_not_taken_for_one() -> None:
 
 def test_elements_of_several_sources_that_are_one() -> None:
     """As `stack` leaves them: each slice counts as a source of its own."""
-    table = np.stack([np.arange(5) + k + (k << _APART) for k in range(3)])[None]
+    table = np.stack([np.arange(5) + k + (k << APART) for k in range(3)])[None]
     gather = gathers._separated(Move(table, [(7,)] * 3), 1, 3, 5, True)
     assert gather is not None
     np.testing.assert_array_equal(as_matrix(gather, 1)[0], np.arange(5) + np.arange(3)[:, None])

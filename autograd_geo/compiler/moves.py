@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 MOST_BOXES = 27
 ZERO = -(1 << 60)  # the source of an element that is 0, whatever the inputs
 _LEAP = 1 << 39
-_APART = 40  # element i of source k has number (k << _APART) + i, so that no stretch runs from one into the next
+APART = 40  # element i of source k has number (k << APART) + i, so that no stretch runs from one into the next
 
 
 class Piece(NamedTuple):
@@ -79,7 +79,7 @@ class Move:
     def taken(self, k: int) -> np.ndarray[Any, Any]:
         """For each element of source k, in order, whether it is taken."""
         found = np.zeros(prod(self.sources[k]), bool)
-        found[self.table[self.table >> _APART == k] - (k << _APART)] = True
+        found[self.table[self.table >> APART == k] - (k << APART)] = True
         return found
 
     def repeats(self, axes: int) -> bool:
@@ -115,12 +115,12 @@ class Move:
             table[there] = first[0].table.reshape(-1)[self.table[there]]
             return Move(table, first[0].sources)
         table = self.table.copy()
-        number = self.table >> _APART
+        number = self.table >> APART
         for k, move in enumerate(first):
             if move is not None:
                 here = (number == k) & (self.table != ZERO)
-                found = move.table.reshape(-1)[self.table[here] - (k << _APART)]
-                table[here] = np.where(found == ZERO, ZERO, found + (k << _APART))
+                found = move.table.reshape(-1)[self.table[here] - (k << APART)]
+                table[here] = np.where(found == ZERO, ZERO, found + (k << APART))
         return Move(table, [m.sources[0] if m else s for m, s in zip(first, self.sources, strict=True)])
 
 
@@ -184,7 +184,7 @@ def move_of(op: Op, attrs: dict[str, Any], shapes: Sequence[Shape]) -> Move:
     key = op.name, tuple(shapes), frozen_key(attrs)
     move = _known.get(key)
     if move is None:
-        numbered = [np.arange(1, prod(s) + 1).reshape(s) + (k << _APART) for k, s in enumerate(shapes)]
+        numbered = [np.arange(1, prod(s) + 1).reshape(s) + (k << APART) for k, s in enumerate(shapes)]
         table = np.asarray(op.forward(*numbered, **attrs))
         move = _known[key] = Move(np.where(table == 0, ZERO, table - 1), shapes)
         if len(_known) > 4096:
@@ -253,8 +253,8 @@ def _pieces(table: np.ndarray[Any, Any]) -> Sequence[Piece] | None:
             affine = affine + (stride * np.arange(n)).reshape((-1,) + (1,) * (part.ndim - 1 - a))
         if not np.array_equal(np.broadcast_to(affine, part.shape), part):
             return None
-        source = -1 if base == ZERO else base >> _APART
-        found.append(Piece(lower, upper, source, 0 if source < 0 else base - (source << _APART), strides))
+        source = -1 if base == ZERO else base >> APART
+        found.append(Piece(lower, upper, source, 0 if source < 0 else base - (source << APART), strides))
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..compiler.moves import _APART, ZERO, Move
+from ..compiler.moves import APART, ZERO, Move
 from ..compiler.nodes import MAP, MOVE, PRODUCT, Node, cast_formula
 from ..compiler.regions import Plan, Region, made_by, sources, storage
 from .fragments import WIDTH
@@ -144,7 +144,7 @@ def separated(table: Numbers) -> Gather | None:
     if not table.size:
         return None
     batch = len(table)
-    there, table = table != ZERO, table & ((1 << _APART) - 1)
+    there, table = table != ZERO, table & ((1 << APART) - 1)
     offsets = _offsets(table[0], there[0])
     if offsets is None or not (there == there[0]).all():
         return None

@@ -89,8 +89,8 @@ class DevicePrinter(Printer):
         self.registers = {n: f"r{self.writes[n].spans[0].operand}" for n in self.sums}
         whole = [n for n in self.sums if n in self.parts]
         text = [line for n in whole for line in self._start(n)]
-        inside = [dict(zip(inner, box, strict=True)) for box in self._boxes(inner)]
-        for box in self._boxes(outer):
+        inside = [dict(zip(inner, box, strict=True)) for box in self.boxes(inner)]
+        for box in self.boxes(outer):
             part = dict(zip(outer, box, strict=True))
             text += self._by_tiles(part) or self._part(part, inside)
         for node in whole:
