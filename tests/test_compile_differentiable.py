@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import autograd_geo as ag
 from autograd_geo import nn, optim
+from autograd_geo.tape import Entry
 
 
 def close(found: Any, expected: Any) -> None:
@@ -134,13 +136,60 @@ def test_the_tape_is_consumed_and_can_be_kept(device: str) -> None:
         out.backward()
 
 
+def test_it_is_differentiated_as_often_as_one_likes(device: str) -> None:
+    q, v = (ag.tensor(a, device=device) for a in ([0.3, -0.2, 0.5], [1.0, 2.0, -1.0]))
+    found = []
+    for wrapped in (lambda f: f, ag.compile):
+        w = variable([1.0, -2.0, 0.5], device)
+        f = wrapped(lambda q, w=w: (ag.sin(q * w) * q[::-1]).sum())
+        slope = ag.grad(lambda q, f=f: ag.exp(f(q)))(q)
+        slope.sum().backward()
+        both = wrapped(lambda q, w=w: {"a": ag.tanh(q * w), "b": (q * q).sum() * w})
+        penalty = ag.grad(lambda q, both=both: (both(q)["a"] * both(q)["b"]).sum())(q)
+        third = ag.grad(lambda q, f=f: (ag.grad(lambda q: (ag.grad(f)(q) ** 2).sum())(q) * v).sum())(q)
+        leaf = variable(q.numpy(), device)
+        (f(leaf) ** 2).backward(create_graph=True)
+        assert leaf.grad is not None
+        once = leaf.grad.detach()
+        leaf.grad.sum().backward()
+        found.append(
+            [
+                slope, w.grad, penalty, third, once, leaf.grad, ag.hvp(f, q, v), ag.hessian(f)(q),
+                *ag.jvp(f, (q,), (v,)), ag.jvp(ag.grad(f), (q,), (v,))[1], ag.jacobian(lambda q, b=both: b(q)["b"])(q),
+            ]
+        )  # fmt: skip
+    for eager, compiled in zip(*found, strict=True):
+        close(compiled, eager)
+
+
+def test_derivatives_of_derivatives_are_compiled_once_and_leave_nothing_behind() -> None:
+    w = variable([1.0, 2.0], "cpu")
+    fast = ag.compile(lambda q: ((q * w) ** 3).sum())
+    slope = ag.grad(fast)
+    gc.collect()
+    gc.disable()
+    try:
+        slopes, entries = [], []
+        for k in range(6):
+            slopes.append(slope(np.array([1.0, float(k)])).numpy())
+            entries.append(sum(isinstance(x, Entry) for x in gc.get_objects()))
+    finally:
+        gc.enable()
+    np.testing.assert_allclose(slopes, [[3.0, 24.0 * k * k] for k in range(6)])
+    assert fast.recordings == 1
+    assert len(set(entries[2:])) == 1
+
+
 def test_what_cannot_be_is_refused(device: str) -> None:
     p = variable([1.0, 2.0], device)
     fast = ag.compile(lambda x: (p * p * x).sum())
-    with pytest.raises(TypeError, match="gradients of gradients"):
-        fast(np.ones(2)).backward(create_graph=True)
-    with pytest.raises(TypeError, match="gradients of gradients"):
-        ag.jvp(fast, (ag.tensor(np.ones(2), device=device),), (np.ones(2),))
+    x = np.ones(2)
+    for change in (lambda: p.assign(p * 2), lambda: x.__setitem__(0, 3.0)):
+        out = fast(x)
+        change()
+        with pytest.raises(TypeError, match="<lambda> is differentiated twice, but what it read has changed"):
+            out.backward(create_graph=True)
+        out.backward()
     with pytest.raises(TypeError, match="random numbers"):
         ag.compile(lambda: (p * ag.random.uniform(2)).sum())()
     state = ag.tensor(np.zeros(2), device=device)

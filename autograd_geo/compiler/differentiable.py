@@ -1,12 +1,14 @@
 """Compiled functions on a tape: a result that requires a gradient is one entry, whose rule runs a second program.
 
 That program takes what the first one read and the cotangent of a result, and gives the cotangents of the leaves: it
-computes again what it needs of the first.
+computes again what it needs of the first. To differentiate that again, the cotangents are recorded and compiled as a
+function of their own.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +38,9 @@ class Pullback:
     while `tracer` traces, when all else is recorded.
     """
 
-    def __init__(self, tracer: Tracer, results: Mapping[int, Tensor], name: str) -> None:
+    def __init__(self, tracer: Tracer, results: Mapping[int, Tensor], fn: Callable[..., Any], name: str) -> None:
+        from .function import Compiled
+
         if any(i.generator is not None for i in tracer.inputs.values()):
             raise CompileError(
                 f"compile: the result of {name} requires a gradient and depends on random numbers; differentiate "
@@ -58,6 +62,9 @@ class Pullback:
             )
         outline = Outline(tuple([e.value for e in given]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))])
         _, self._call = build(tracer, outline, [tracer.source(c) for c in cotangents])
+        self._name = name
+        self._again = Compiled(_pull_of(fn, self._sources))
+        self._known: dict[tuple[int, int], tuple[weakref.ref[Tensor], list[Tensor]]] = {}  # while the cotangent lives
         self._lock = threading.Lock()
         self._precision = current()
         self._op = Op(
@@ -67,7 +74,7 @@ class Pullback:
 
     def attach(self, result: Any, args: Any, kwargs: Any) -> Any:
         """Put the results of a call on the tape."""
-        found = {argument(k).template: x for k, x in enumerate(leaves((args, kwargs)))}
+        found = _named(args, kwargs)
         given = [_held(v, *how) for v, how in zip(self._read(found), self._given, strict=True)]
         sources = tuple([entry_of(t) for t in self._sources(found)])
         code, lasti = caller(2)
@@ -75,7 +82,7 @@ class Pullback:
             if k in self._specs:
                 t._entry = entry = Entry()
                 entry.number, entry.op, entry.inputs = next_number(), self._op, sources
-                entry.attrs = {"given": given, "result": k, "pulled": (None, [])}
+                entry.attrs = {"given": given, "result": k, "call": (args, kwargs), "pulled": (None, [])}
                 entry.value, entry.spec, entry.state, entry.name = t._value, self._specs[k], ACTIVE, None
                 entry.code, entry.lasti = code, lasti
         return result
@@ -89,7 +96,9 @@ class Pullback:
             return cotangents[k]
 
         def traced(g: Tensor, entry: Entry) -> Tensor:
-            return _refuse() if recording() or mode() & TRACING else wrap(raw(g._value, entry))
+            if mode() & TRACING:
+                raise TypeError(f"compile: a result of {self._name} from outside is differentiated; call it inside")
+            return self._recorded(g, entry)[k] if recording() else wrap(raw(g._value, entry))
 
         return Rule(raw, raw, traced, frozenset(), (r"\text{compiled}", "compiled"))
 
@@ -102,6 +111,45 @@ class Pullback:
             found = self._call(0, (*entry.attrs["given"], *seeds), {})
         assert found is not MISMATCH
         return [t._value for t in found]
+
+    def _recorded(self, g: Tensor, entry: Entry) -> list[Tensor]:
+        """The same as tensors on the tape, which depend on `g` and on all that the call did."""
+        key = id(g), id(entry)
+        if key not in self._known:
+            args, kwargs = entry.attrs["call"]
+            now = self._read(_named(args, kwargs))
+            if not all(map(_is_still, now, entry.attrs["given"], self._given)):
+                raise TypeError(
+                    f"compile: {self._name} is differentiated twice, but what it read has changed since the call. Call "
+                    "it again, or change arrays and parameters after the last derivative"
+                )
+            same = wrap(g._value, g._entry)  # what is found keeps this one alive
+            with matmul_precision(self._precision):
+                found = self._again(same, entry.attrs["result"], args, kwargs)
+            self._known[key] = weakref.ref(g, lambda _: self._known.pop(key, None)), found
+        return self._known[key][1]
+
+
+def _named(args: Any, kwargs: Any) -> dict[str, Any]:
+    return {argument(k).template: x for k, x in enumerate(leaves((args, kwargs)))}
+
+
+def _pull_of(fn: Callable[..., Any], sources: Callable[[Mapping[str, Any]], tuple[Any, ...]]) -> Callable[..., Any]:
+    """From the cotangent of result `k` of a call to those of the sources, as a function of all that the call reads."""
+
+    def pull(g: Any, k: int, args: Any, kwargs: Any) -> list[Tensor]:
+        out = list(leaves(fn(*args, **kwargs)))[k]
+        variables = [entry_of(t) for t in sources(_named(args, kwargs))]
+        return pulled(out, g, variables, 0, True, True, True)[0]
+
+    return pull
+
+
+def _is_still(value: Any, given: Value, how: tuple[Spec, bool]) -> bool:
+    """Whether an input is what it was in the call."""
+    if how[1] or type(given) is DeviceArray or how[0] == SCALAR:
+        return value is given or (how[0] == SCALAR and number(value) == given)
+    return np.array(value, how[0][1]).tobytes() == np.asarray(given).tobytes()
 
 
 def _seed(g: Any, spec: Spec, device: str) -> Value:
@@ -127,10 +175,7 @@ def _reader(places: Sequence[Place]) -> Callable[[Mapping[str, Any]], tuple[Any,
 
 
 def _refuse(*args: Any) -> Any:
-    raise TypeError(
-        "compile: gradients of gradients do not go through a compiled function; compile what differentiates twice, "
-        "as in ag.compile(ag.hessian(loss)), or leave the inner function uncompiled"
-    )
+    raise RuntimeError("what a compiled function computed is not computed again")
 
 
 __all__ = ["Pullback"]

@@ -293,7 +293,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         recorded = Recorded(made, outline, call)
         if differentiable:
             with traced_by(tracer):
-                recorded.pullback = Pullback(tracer, differentiable, name_of(fn))
+                recorded.pullback = Pullback(tracer, differentiable, fn, name_of(fn))
             returned = recorded.pullback.attach(returned, args, kwargs)
         outline.args, outline.kwargs = map_leaves(_without_memory, (args, kwargs))
         return returned, recorded
