@@ -57,11 +57,19 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _drawn(method: _F) -> _F:
-    """A method that draws: in a compiled function its numbers are drawn anew in each call."""
+    """A method that draws: in a compiled function its numbers are drawn anew in each call.
+
+    It raises TypeError for what requires a gradient, which a draw would drop.
+    """
     signature = inspect.signature(method)
 
     @functools.wraps(method)
     def draw(self: Generator, *args: Any, **kwargs: Any) -> Any:
+        if any(getattr(x, "requires_grad", False) for x in (*args, *kwargs.values())):
+            raise TypeError(
+                f"{method.__name__}: no gradient flows through a draw to its parameters. Draw standard numbers and "
+                "compute with them, as in mean + std * normal(shape), or detach the parameters"
+            )
         if mode() & TRACING:
             given = signature.bind(self, *args, **kwargs)
             given.apply_defaults()
@@ -149,10 +157,11 @@ class Generator:
         "A note on the generation of random normal deviates", Ann. Math. Statist. 29 (1958) 610-611.
         """
         dtype, shape = _float_dtype(dtype), _sizes(shape)
+        mean, std = float(mean), float(std)
         if not (math.isfinite(mean) and math.isfinite(std) and std >= 0):
             raise ValueError(f"normal needs a finite mean and std >= 0, not mean={mean}, std={std}")
         if device != "cpu":
-            return self._on(device, "normal", shape, dtype, float(mean), float(std))
+            return self._on(device, "normal", shape, dtype, mean, std)
         size = math.prod(shape)
         first, second = _fractions(self._words((size + size % 2,)), 53).reshape(-1, 2).T
         radius = np.sqrt(-2.0 * np.log(1.0 - first))  # 1 - first lies in (0, 1]
@@ -182,10 +191,11 @@ class Generator:
     @_drawn
     def bernoulli(self, p: float, shape: Shape, *, device: str = "cpu") -> NDArray[np.bool_] | Any:
         """Booleans of `shape`, each true with probability `p`: where a uniform number is below `p`."""
+        p = float(p)
         if not 0 <= p <= 1:
             raise ValueError(f"bernoulli needs a probability in 0 .. 1, not p={p}")
         if device != "cpu":
-            return self._on(device, "bernoulli", _sizes(shape), np.dtype(bool), float(p))
+            return self._on(device, "bernoulli", _sizes(shape), np.dtype(bool), p)
         return np.asarray(self.uniform(shape) < p)
 
     def _words(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:

@@ -641,3 +641,47 @@ def test_what_numpy_makes_of_a_large_array_that_ops_take_too(fn: Any) -> None:
     finally:
         LARGE[:] = 1.0
     assert fast.recordings == 2
+
+
+@pytest.mark.parametrize("name", ["gradient", "of a linear op", "twice", "a step", "outside"])
+def test_what_only_the_rule_of_an_op_reads_is_compared(name: str) -> None:
+    slope = {"of": 1.0}
+
+    def steepness() -> float:
+        return slope["of"]
+
+    @ag.custom(x=lambda g, x: g * steepness() * (1 + 0 * x), method=False)
+    def step_of(x: Any, /) -> Any:
+        return np.sign(x)
+
+    @ag.linear(lambda g: g * slope["of"], method=False)
+    def scaled(x: Any, /) -> Any:
+        return x * 1.0
+
+    w = ag.tensor(X, requires_grad=True)
+
+    def stepped() -> Any:
+        w.grad = None
+        step_of(w).sum().backward()
+        assert w.grad is not None
+        return w.grad
+
+    result = ag.compile(lambda: step_of(w).sum())
+
+    def outside() -> Any:
+        w.grad = None
+        result().backward()
+        return w.grad
+
+    fn = {
+        "gradient": lambda: ag.grad(lambda x: step_of(x).sum())(X),
+        "of a linear op": lambda: ag.grad(lambda x: scaled(x).sum())(X),
+        "twice": lambda: ag.grad(lambda x: (ag.grad(lambda x: (step_of(x) * x).sum())(x) * x).sum())(X),
+        "a step": stepped,
+        "outside": outside,
+    }[name]
+    fast = fn if name == "outside" else ag.compile(fn)
+    for value in (1.0, 1.0, 5.0, 7.0, 7.0, 1.0):
+        slope["of"] = value
+        np.testing.assert_allclose(fast().numpy(), (fn() if name != "outside" else stepped()).numpy())
+    assert (result if name == "outside" else fast).recordings == 3

@@ -29,6 +29,7 @@ from weakref import ReferenceType
 
 import numpy as np
 
+from ..op import Op
 from ..random import Generator
 from ..tensor import Tensor
 from .errors import CompileError
@@ -150,6 +151,10 @@ class Conditions:
     # --- code -----------------------------------------------------------------------------------------------------
 
     def _function(self, fn: FunctionType) -> None:
+        if isinstance(getattr(fn, "op", None), Op):  # whose own code is generated
+            for part in getattr(fn, "runs", ()):
+                self._inside(part)
+            return
         cells = list(_cells(fn))
         if _is_library(fn.__globals__.get("__name__")):  # whose variables stay as they are
             for _, value in cells:

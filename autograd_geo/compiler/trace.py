@@ -36,6 +36,7 @@ from ..tape import (
     untraced,
 )  # fmt: skip
 from ..tensor import Tensor, wrap
+from ..tree import map_leaves
 from ..value import NUMBERS, SCALAR, Value, as_value, from_user
 from .errors import CompileError
 from .outside import array_is_unchanged, is_same, requires_grad_as_now
@@ -325,15 +326,25 @@ class Tracer:
     def draw(self, generator: Generator, name: str, args: Sequence[Any], where: Mapping[str, str]) -> Tensor:
         """Random numbers, drawn anew in each call: what the generator's method of this name returns for `args`."""
         self.found_generator(generator)
-        method = getattr(generator, name)
+        method, own = getattr(generator, name), generator in self._own_generators
+        places = Place("".join("{%d}, " % k for k in range(len(args))), *[self._place_of_number(x, own) for x in args])
+        args = map_leaves(lambda x: as_number(x._value) if isinstance(x, Tensor) else x, args)
         with untraced():
             drawn = method(*args, **where)
         value = drawn._value if isinstance(drawn, Tensor) else from_user(drawn)
-        if generator in self._own_generators:
+        if own:
             return wrap(value, leaf(value, CONSTANT))
         entry = leaf(value, TRACED)
-        self.inputs[entry] = Input(entry, Place("{0}(*{1})", method, tuple(args)), generator=generator)
+        self.inputs[entry] = Input(entry, Place("{0}({1})", method, places), generator=generator)
         return wrap(value, entry)
+
+    def _place_of_number(self, x: Any, fixed: bool) -> Any:
+        """Where what a draw is made with is found: an input in its place, what is computed as it is now."""
+        if isinstance(x, Tensor):
+            entry = self.source(x)
+            if entry in self.inputs and not fixed and self.inputs[entry].generator is None:
+                return Place("{0}({1})", as_number, self.inputs[entry].place)
+        return map_leaves(lambda t: self.read(t, as_number) if isinstance(t, Tensor) else t, x)
 
     def found_generator(self, generator: Generator) -> tuple[int, int]:
         """Where a generator was when the function began."""
@@ -540,6 +551,11 @@ class Tracer:
         for entry in self.inputs:
             if entry.state < 0:
                 entry.state, entry.value = CONSTANT, None
+
+
+def as_number(x: Any) -> Any:
+    """A value of one element as a Python number."""
+    return np.asarray(on_host(x._value if isinstance(x, Tensor) else x)).item()
 
 
 def _is_changed(x: np.ndarray[Any, Any], entry: Entry) -> bool:

@@ -150,8 +150,11 @@ class Writer:
                 return plain
             return f"{plain} and {name}.shape == {x.shape} and {name}.dtype == {self.bind(x.dtype)}"
         if isinstance(x, np.ndarray | np.generic | DeviceArray):
-            kinds = DeviceArray if isinstance(x, DeviceArray) else (np.ndarray, np.generic)
-            kind = f"isinstance({name}, {self.bind(kinds)})"
+            kind = f"type({name}) is {self.bind(DeviceArray)}"
+            if not isinstance(x, DeviceArray):
+                kinds, masked = self.bind((np.ndarray, np.generic)), self.bind(np.ma.MaskedArray)
+                kind = f"(type({name}) is {self.bind(np.ndarray)} or "
+                kind += f"isinstance({name}, {kinds}) and not isinstance({name}, {masked}))"
             return f"{kind} and {name}.shape == {x.shape} and {name}.dtype == {self.bind(x.dtype)}"
         if type(x) is float:
             return f"type({name}) is float"

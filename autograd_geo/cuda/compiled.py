@@ -144,7 +144,7 @@ class _DeviceWriter(Writer):
         method, args = given.place.parts
         if method.__name__ == "permutation":
             return super().draw(given)
-        return Place("{0}(*{1}, device='cuda')._value", method, args).text(self.bind)
+        return Place("{0}({1}device='cuda')._value", method, args).text(self.bind)
 
     def _given(self, name: str, text: str, spec: Any) -> None:
         self.before.append(f"{name} = given({text}, {self.bind(spec)})")

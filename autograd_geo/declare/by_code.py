@@ -134,7 +134,9 @@ def custom(
             rules=Rules(rule) if variadic else tuple(rule(k) for k in range(len(operands))),
             symbol=symbol or name, samples=tuple(samples), reference=reference, moves=moves, selects=selects,
         )  # fmt: skip
-        return register(op, _function_of(op, forward, module), method)
+        function = _function_of(op, forward, module)
+        function.runs = (forward, *rules.values())  # type: ignore[attr-defined]  # the user's code, see compiler.outside
+        return register(op, function, method)
 
     return declare
 
@@ -204,6 +206,7 @@ def linear(
             forward=back, rules=(rule, *no_rules), symbol=f"{symbol or name}ᵀ", transposes=op, selects=True,
         )  # fmt: skip
         function = _function_of(op, forward, module)
+        function.runs = (forward, transpose)  # type: ignore[attr-defined]
         register(op, function, method)
         register(backward_op, _function_of(backward_op, back, module), method=False)
         return function
