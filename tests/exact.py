@@ -113,7 +113,6 @@ def bounds(
             or np.isnan(z[i])
             or any(math.isnan(point[k]) for k in moved)
             or (name == "power" and math.isinf(point[0]) and 0 < abs(point[1] - 1) < 0.09)  # INFINITE is too small
-            or (name == "power" and point[0] < 0 and abs(point[1]) > 1 / np.finfo(z.dtype).eps)  # y - 1 is no float
             or not (open_ends or finite)
         ):
             continue

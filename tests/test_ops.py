@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 from exact import bounds
+from mpmath import mp
 from op_calls import calls, differentiable, reference, scalar_of
 
 import autograd_geo as ag
@@ -178,3 +180,31 @@ def test_partials_of_mixed_precision_are_those_of_the_result() -> None:
     assert x.grad.item() == 1.0
     found = ag.grad(lambda x: ag.power(np.float32([3]), x).sum())(0.5).item()
     np.testing.assert_allclose(found, np.sqrt(3) * np.log(3), rtol=1e-15)
+
+
+#: Smooth functions and points at which their declarations make a choice.
+SMOOTH: dict[str, tuple[Any, list[tuple[float, ...]]]] = {
+    "logaddexp": (lambda x, y: mp.log(mp.exp(x) + mp.exp(y)), [(0, 0), (1, 1), (-3, -3), (2, 1), (1, 2)]),
+    "power": (lambda x, y: x**y, [(2, 0), (0.5, 0), (2, 1), (3, 2), (1, 0)]),
+    "hypot": (lambda x, y: mp.sqrt(x * x + y * y), [(0, 1), (1, 0), (-2, -2)]),
+    "atan2": (lambda y, x: mp.atan2(y, x), [(0, 1), (1, 0), (2, 2)]),
+    "silu": (lambda x: x / (1 + mp.exp(-x)), [(0,), (1,), (-1,)]),
+    "sigmoid": (lambda x: 1 / (1 + mp.exp(-x)), [(0,)]),
+    "log_sigmoid": (lambda x: -mp.log(1 + mp.exp(-x)), [(0,)]),
+    "softplus": (lambda x: mp.log(1 + mp.exp(x)), [(0,)]),
+    "gelu": (lambda x: x * mp.ncdf(x), [(0,)]),
+    "sinc": (lambda x: mp.sincpi(x), [(0.1,), (0.5,), (0.25,)]),
+}
+
+
+@pytest.mark.parametrize("name, point", [(name, p) for name, (_, points) in SMOOTH.items() for p in points])
+def test_further_derivatives_at_ties_and_zeros(name: str, point: tuple[float, ...]) -> None:
+    exact = SMOOTH[name][0]
+    for order in (1, 2, 3):
+        for along in product(range(len(point)), repeat=order):
+            found: Any = functions[name]
+            for k in along:
+                found = ag.grad(found, k)
+            with mp.workdps(40):
+                wanted = mp.diff(exact, point, tuple(along.count(k) for k in range(len(point))))
+            assert found(*map(float, point)).item() == pytest.approx(float(wanted), rel=1e-11, abs=1e-13), along

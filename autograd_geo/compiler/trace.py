@@ -327,7 +327,7 @@ class Tracer:
         """Random numbers, drawn anew in each call: what the generator's method of this name returns for `args`."""
         self.found_generator(generator)
         method, own = getattr(generator, name), generator in self._own_generators
-        places = Place("".join("{%d}, " % k for k in range(len(args))), *[self._place_of_number(x, own) for x in args])
+        places = Place("".join(f"{{{k}}}, " for k in range(len(args))), *[self._place_of_number(x, own) for x in args])
         args = map_leaves(lambda x: as_number(x._value) if isinstance(x, Tensor) else x, args)
         with untraced():
             drawn = method(*args, **where)

@@ -76,6 +76,7 @@ def _lines(node: expr.Node, codes: Mapping[str, str]) -> Lines:
 
 # The functions of the expression language as recorded ops, which don't all exist yet when a rule is made.
 _TRACED = {name: lambda *xs, _name="abs" if name == "absolute" else name: functions[_name](*xs) for name in expr.NUMPY}
+_TRACED["choose"] = expr.choose_by(_TRACED["where"])
 
 
 def _pointwise_function(op: Op, body: expr.Node) -> TensorFunction:

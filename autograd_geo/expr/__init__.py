@@ -7,7 +7,7 @@ A declaration is a formula, `"softplus(x) = maximum(x, 0) + log1p(exp(-abs(x)))"
 from __future__ import annotations
 
 from .algebra import ONE, ZERO, negative, rename, simplify, substitute, support, times
-from .code import ARRAY_CODES, FLOAT_CODES, NUMPY, SCALAR, evaluate, source
+from .code import ARRAY_CODES, FLOAT_CODES, NUMPY, SCALAR, choose_by, evaluate, source
 from .nodes import CONSTANTS, PRIMITIVES, Call, Node, Num, Primitive, Var, names_in
 from .notation import is_square, label, latex, mathml
 from .parsing import Declaration, ExpressionError, parse, parse_declaration, postfix
@@ -28,6 +28,7 @@ __all__ = [
     "Num",
     "Primitive",
     "Var",
+    "choose_by",
     "evaluate",
     "is_square",
     "label",

@@ -95,7 +95,7 @@ def simplify(
             return n
         if n.fn == "where":
             chosen = args[0].value if isinstance(args[0], Num) else holds(args[0])
-            if chosen is not None:
+            if chosen is not None or args[1] == args[2]:
                 return args[1] if chosen else args[2]
         match Call(n.fn, tuple(args)):
             case Call(fn=fn, args=(Num(value=a), Num(value=b))) if fn in _FOLD and not (

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .nodes import PRIMITIVES, Node, Num, Var, distinct
+from .nodes import PRIMITIVES, Call, Node, Num, Var, distinct, names_in
 
 _DEEPEST = 40  # calls nested in one statement; Python reads 200 parentheses
 
@@ -36,7 +36,8 @@ def source(node: Node, result: str = "return ", codes: Mapping[str, str] = Mappi
             args = []
             for k, (text, level, _) in enumerate(printed[operand] for operand in operands):
                 args.append(f"({text})" if level < inner + (k > 0 and inner > 0) else text)
-            text = codes.get(n.fn, primitive.code).format(*args)
+            code = codes.get(n.fn, _CHOOSE if _guards_literals(n) else primitive.code)
+            text = code.format(*args)
             depth = 1 + max(printed[operand][2] for operand in operands)
             last = place == len(parts) - 1
             if not last and (uses[place] > 1 or depth == _DEEPEST):
@@ -46,6 +47,18 @@ def source(node: Node, result: str = "return ", codes: Mapping[str, str] = Mappi
             else:
                 printed.append((text, 9 if n.fn == "**" else primitive.level, depth))
     return [*lines, result + printed[-1][0]]
+
+
+#: What is left alone where a literal number decides; on arrays the same as `where`.
+_CHOOSE = "choose({0}, lambda: {1}, lambda: {2})"
+
+
+def _guards_literals(n: Call) -> bool:
+    """Whether a choice compares one variable, which may be a literal, to leave out work on others."""
+    if n.fn != "where" or not isinstance(n.args[0], Call) or n.args[0].fn not in ("==", "!="):
+        return False
+    asked = names_in(n.args[0])
+    return len(asked) == 1 and any(isinstance(b, Call) and names_in(b) - asked for b in n.args[1:])
 
 
 def evaluate(node: Node, values: Mapping[str, Any]) -> Any:
@@ -71,8 +84,17 @@ def _power(x: Any, y: Any) -> Any:
     return x**y if type(y) is int or type(y) is float else np.power(x, y)  # the operator squares by multiplying
 
 
-def _choose(condition: Any, a: Any, b: Any) -> Any:
+def _where(condition: Any, a: Any, b: Any) -> Any:
     return (a if condition else b) if type(condition) is bool else np.where(condition, a, b)
+
+
+def choose_by(where: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
+    """`where` of what is computed only if it may be taken."""
+
+    def choose(condition: Any, a: Callable[[], Any], b: Callable[[], Any]) -> Any:
+        return (a() if condition else b()) if type(condition) is bool else where(condition, a(), b())
+
+    return choose
 
 
 #: NumPy arrays.
@@ -82,7 +104,7 @@ NUMPY: dict[str, Any] = {
         "absolute sqrt cbrt exp expm1 log log1p log2 log10 sign floor ceil rint maximum minimum hypot heaviside "
         "remainder reciprocal sin cos tan sinh cosh tanh asinh acosh atanh asin acos atan atan2"
     ).split()
-} | {"power": _power, "where": _choose, "erf": _erf}
+} | {"power": _power, "where": _where, "choose": choose_by(_where), "erf": _erf}
 
 
 def _maximum(a: float, b: float) -> float:

@@ -20,10 +20,11 @@ add = pointwise("add(x, y) = x + y", x="1", y="1", symbol="+")
 subtract = pointwise("subtract(x, y) = x - y", x="1", y="-1", symbol="−")
 multiply = pointwise("multiply(x, y) = x * y", x="y", y="x", symbol="×")
 divide = pointwise("divide(x, y) = x / y", x="1 / y", y="-z / y", symbol="÷", domain={"x": (-2, 2), "y": (0.5, 2)})
+_BASE = "where(y == 0, where(abs(x) < 3e-39, 1, x), x)"  # x, but for x**0 where x**-1 may be infinite
 power = pointwise(
     "power(x, y) = x ** y",
-    # Not 0 * inf at 0 ** 0. Above 2**53 y - 1 rounds to an even number: the sign at a negative base is lost.
-    x="y * x ** (y - where(y == 0, 0, 1))",
+    # Above 2**53 y - 1 is rounded to an even number, and the power is odd all the same.
+    x=f"where(y - (y - 1) != 1, where(x < 0, -y, y), y) * {_BASE} ** (y - 1)",
     y="z * log(where(x == 0, 1, x))",  # 0 at 0 ** y; NaN at a negative base, where there is no derivative
     symbol="^",
     domain={"x": _positive, "y": (-2, 2)},
@@ -140,11 +141,13 @@ log = pointwise("log(x)", x="1 / x", domain=_positive)
 log1p = pointwise("log1p(x)", x="1 / (1 + x)", domain=(-0.9, 3))
 log2 = pointwise("log2(x)", x="1.4426950408889634 / x", domain=_positive)
 log10 = pointwise("log10(x)", x="0.4342944819032518 / x", domain=_positive)
-_APART = "exp(-abs(minimum(x, y) - where(x == y, 0, maximum(x, y))))"  # no difference of infinities
+_SAME = "x == y and abs(x) == inf"  # no difference of infinities
+_APART = f"exp(where({_SAME}, 0, minimum(x, y) - where({_SAME}, 0, maximum(x, y))))"
+# The same for further derivatives: equal numbers are on one side, where `minimum` and `maximum` would share.
+_SMOOTH = f"exp(where({_SAME}, 0, where(x >= y, y, x) - where({_SAME}, 0, where(x >= y, x, y))))"
 logaddexp = pointwise(
-    f"logaddexp(x, y) = where(x == y, maximum(x, y) + 0.6931471805599453, maximum(x, y) + log1p({_APART}))",
-    x=f"where(x == y, 0.5, where(x >= y, 1, {_APART}) / (1 + {_APART}))",
-    y=f"where(x == y, 0.5, where(x >= y, {_APART}, 1) / (1 + {_APART}))",
+    f"logaddexp(x, y) = maximum(x, y) + log1p({_APART})",
+    x=f"where(x >= y, 1, {_SMOOTH}) / (1 + {_SMOOTH})", y=f"where(x >= y, {_SMOOTH}, 1) / (1 + {_SMOOTH})",
     doc="log(exp(x) + exp(y)), without overflow.", reference="np.logaddexp(x, y)",
 )  # fmt: skip
 sqrt = pointwise("sqrt(x)", x="0.5 / z", symbol="√", domain=_positive)
@@ -183,7 +186,7 @@ erf = pointwise("erf(x)", x="1.1283791670955126 * exp(-x * x)", reference="speci
 # --- activations ------------------------------------------------------------------------------------------------
 _E = "exp(0 - abs(x))"  # a float, where the negative of an unsigned integer would be another integer
 _SIGMOID = f"where(x >= 0, 1, {_E}) / (1 + {_E})"
-_ONE_MINUS_SIGMOID = f"where(x >= 0, {_E}, 1) / (1 + {_E})"
+_D = "exp(where(x >= 0, 0 - x, x))"  # the same, to be differentiated again: abs has the derivative 0 at 0
 
 sigmoid = pointwise(
     f"sigmoid(x) = {_SIGMOID}", x="z * (1 - z)", symbol="σ", reference="special.expit(x)",
@@ -216,7 +219,8 @@ gelu = pointwise(
     reference="x * special.ndtr(x)", doc="Gaussian error linear unit, exact (Hendrycks and Gimpel, 2016).",
 )  # fmt: skip
 silu = pointwise(
-    f"silu(x) = x * ({_SIGMOID})", x=f"{_SIGMOID} * (1 + x * ({_ONE_MINUS_SIGMOID}))",
+    f"silu(x) = x * ({_SIGMOID})",
+    x=f"where(x >= 0, 1, {_D}) / (1 + {_D}) * (1 + x * (where(x >= 0, {_D}, 1) / (1 + {_D})))",
     reference="x * special.expit(x)", doc="x * sigmoid(x), also called swish (Ramachandran et al., 2017).",
 )  # fmt: skip
 binary_step = pointwise(

@@ -72,7 +72,7 @@ def partial(entry: Entry, k: int, named: Mapping[Entry, str]) -> Node:
     read = {x: i for x, i in inputs.items() if isinstance(i, Entry)} | {"z": entry}
 
     def holds(condition: Node) -> bool | None:
-        if not isinstance(condition, Call) or condition.fn not in ("==", "!="):
+        if not isinstance(condition, Call) or not _asks_for_points(condition):
             return None
         values = {x: strong(value_of(read[x])) for x in names_in(condition)}
         with np.errstate(all="ignore"):
@@ -81,6 +81,12 @@ def partial(entry: Entry, k: int, named: Mapping[Entry, str]) -> Node:
 
     shown = expr.simplify(rule.partial, {**entry.attrs, **known}, holds)
     return expr.rename(shown, {x: named[e] for x, e in read.items()})
+
+
+def _asks_for_points(condition: Call) -> bool:
+    """Whether a condition holds, or fails, at single points only."""
+    limit = condition.args[-1]
+    return condition.fn in ("==", "!=") or (condition.fn == "<" and isinstance(limit, Num) and 0 < limit.value < 1e-30)
 
 
 def partial_value(entry: Entry, k: int) -> Any:
