@@ -112,7 +112,8 @@ def bounds(
             or 0 < abs(z[i]) < np.finfo(z.dtype).tiny
             or np.isnan(z[i])
             or any(math.isnan(point[k]) for k in moved)
-            or (name == "power" and math.isinf(point[0]) and 0 < abs(point[1] - 1) < 0.09)  # INFINITE is too small
+            # What stands for an infinity is too small, and for a zero too large.
+            or (name == "power" and (math.isinf(point[0]) or not point[0]) and 0 < abs(point[1] - 1) < 0.09)
             or not (open_ends or finite)
         ):
             continue

@@ -50,8 +50,8 @@ def outcome(run: Any) -> Any:
 
 #: Where we refuse what NumPy answers with a NaN and a warning, or wraps around.
 REFUSED = {
-    "mean": "the mean of no elements", "var": "needs more than ddof", "std": "needs more than ddof",
-    "setitem": "out of bounds for",
+    "mean": ("the mean of no elements",), "var": ("needs more than ddof",), "std": ("needs more than ddof",),
+    "setitem": ("out of bounds for", "too large to convert", "cannot convert float"),
 }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def check_value(call: Call) -> None:
     for a, b in zip(call.args, before, strict=True):
         np.testing.assert_array_equal(a, b, "an operand was written to")
     if isinstance(found, Exception):
-        if call.name in REFUSED and REFUSED[call.name] in str(found):
+        if any(what in str(found) for what in REFUSED.get(call.name, ())):
             return
         assert isinstance(wanted, Exception), f"raises {found!r} where NumPy returns {wanted!r}"
         assert same_kind(wanted, found), f"raises {found!r} where NumPy raises {wanted!r}"
@@ -355,6 +355,7 @@ def test_values_of_elementwise_ops_are_numpys(call: Call) -> None:
 @eager(0.1, 300)
 @given(others())
 @example(Call("setitem", (np.array([1], np.uint8), np.array(-1.0)), {"index": 0}))
+@example(Call("setitem", (np.array([1]), np.array(1.79769313e308)), {"index": 0}))
 @example(Call("dot", (np.ones(3), np.ones((2, 1, 3)))))
 @example(Call("dot", (np.array([1.145625, 2.355625, 1.795625]), np.array([-1, 100, -128]))))
 @example(Call("norm", (np.array([2**64 - 1, 7], np.uint64),), {"axis": None, "keepdims": False}))
@@ -366,6 +367,8 @@ def test_values_of_other_ops_are_numpys(call: Call) -> None:
 @given(pointwise(dtypes=FLOATING, names=SMOOTH))
 @example(Call("maximum", (np.array(0.0, np.float32), 5e-324)))
 @example(Call("power", (np.array([-1.0]), np.array([1.79769313e308]))))
+@example(Call("power", (np.array(0.0), np.array([1.035625]))))
+@example(Call("power", (np.array([-1.0, -1.0]), np.array([2.0**54, -(2.0**54)]))))
 @example(Call("multiply", (np.array(0.1), np.ones(3, np.float32))))
 @example(Call("remainder", (np.array(1.0), np.array(0.1))))
 @example(Call("remainder", (np.array(1.0), np.array(-np.inf))))
