@@ -251,7 +251,7 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
             return c
         with set_grad_enabled(False):
             return fit(wrap(c), entry, k, source)._value
-    if type(c) is ndarray and c.dtype is dtype and c.shape[1:] == shape:
+    if type(c) is ndarray and c.dtype is dtype and c.shape[1:] == shape and c.ndim <= len(entry.spec[0]):
         return as_value(add.reduce(c))  # over the first axis: a bias, say
     c = c if isinstance(c, Tensor) else np.asarray(c)
     found = c.shape
@@ -261,7 +261,8 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
         c = c.sum(axis=axes, keepdims=True)
         if spread == 0 and entry.op.family == "multilinear":  # type: ignore[union-attr]
             c = np.broadcast_to(c, shape)  # an index of length one in the other operands
-        if spread < 0 or c.shape[spread:] != shape:
+        stray = spread > 0 and len(found) > len(entry.spec[0])  # axes that the op did not make by broadcasting
+        if spread < 0 or stray or c.shape[spread:] != shape:
             raise ValueError(
                 f"the rule of op {entry.op.name!r} for input {k} returned shape {found} "  # type: ignore[union-attr]
                 f"for an input of shape {shape}, at {describe(entry)}"

@@ -269,6 +269,7 @@ def _push(entry: Entry, k: int, tangent: Any, traced: bool) -> Any:
         where = tangent.device if isinstance(tangent, Tensor) else None
         cotangent = tensor(np.zeros(entry.shape, entry.dtype), requires_grad=True, device=where)
         there = rule.traced(cotangent, entry)
+        there = there if isinstance(there, Tensor) else constant(as_value(np.asarray(there)))
         source = entry.inputs[k]
         assert type(source) is Entry
         there = fit(there, entry, k, source)

@@ -1100,3 +1100,14 @@ def test_other_orders_are_refused() -> None:
     for order in (0, 3):
         with pytest.raises(ValueError, match="1 or 2"):
             ag.check_grad(lambda x: x, 1.0, order=order)
+
+
+def test_a_rule_may_return_an_array_that_no_op_made() -> None:
+    @ag.custom(x=lambda g: np.zeros(g.shape), method=False)
+    def stopped(x: Any, /) -> Any:
+        return x * 1.0
+
+    x = np.array([1.0, 2.0])
+    value, tangent = ag.jvp(lambda x: (stopped(x) * x).sum(), (x,), (np.ones(2),))
+    assert (value.item(), tangent.item()) == (5.0, 3.0)
+    assert ag.jvp(ag.grad(lambda x: (stopped(x) * x).sum()), (x,), (np.ones(2),))[1].tolist() == [0.0, 0.0]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import array
 import collections
+import contextlib
 import contextvars
+import copy
 import dataclasses
 import functools
 import itertools
 import math
+import pickle
 import random
 import sys
 import types
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import interpolate
 
 import autograd_geo as ag
 from autograd_geo import nn, optim
@@ -685,3 +689,79 @@ def test_what_only_the_rule_of_an_op_reads_is_compared(name: str) -> None:
         slope["of"] = value
         np.testing.assert_allclose(fast().numpy(), (fn() if name != "outside" else stepped()).numpy())
     assert (result if name == "outside" else fast).recordings == 3
+
+
+def test_what_numpy_reads_of_another_librarys_objects_is_compared() -> None:
+    class Column:
+        """As a column of a table: numbers that no attribute shows."""
+
+        __module__ = "numpy.tables"
+
+        def __init__(self, numbers: list[Any]) -> None:
+            self.block = types.SimpleNamespace(numbers=numbers)
+
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+            return np.array(self.block.numbers, dtype)
+
+    column, mixed = Column([1.0, 2.0]), Column([1.0, "a"])
+    mixed.block.numbers = np.array(mixed.block.numbers, object)
+    follows(lambda x: x * np.mean(column), lambda: column.block.numbers.__setitem__(0, 5.0))
+    follows(lambda x: x * column, lambda: column.block.numbers.__setitem__(1, 7.0))
+    follows(lambda x: x * np.asarray(mixed)[0], lambda: mixed.block.numbers.__setitem__(0, 3.0))
+
+
+def test_arrays_in_slots_of_another_librarys_objects_are_compared() -> None:
+    spline = interpolate.CubicSpline([0.0, 1.0, 2.0], [0.0, 1.0, 4.0])
+    follows(lambda x: x * spline(0.5), lambda: spline.c.__imul__(2.0))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda d, x: d.update(u=x), lambda d, x: d.pop("u"), lambda d, x: d["l"].append(x),
+        lambda d, x: d["l"].__setitem__(0, x), lambda d, x: d["l"].reverse(),
+    ],
+)  # fmt: skip
+def test_writing_into_a_container_that_is_given_is_refused(write: Any) -> None:
+    def fn(d: dict[str, Any], x: Any) -> Any:
+        write(d, x * 2)
+        return x * 3
+
+    zero, one = ag.zeros(2), ag.ones(2)
+    given = {"u": zero, "l": [zero, one]}
+    fast = ag.compile(fn)
+    for watched in (False, True):
+        with ag.detect_anomaly() if watched else contextlib.nullcontext():
+            with pytest.raises(CompileError, match="writes into a list or dict that it was given"):
+                fast(given, X)
+            assert given["u"] is zero and [id(t) for t in given["l"]] == [id(zero), id(one)]
+
+
+def test_a_compiled_method_is_bound_copied_and_pickled() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            self.w = nn.Parameter(2.0)
+            self.fast = ag.compile(self.slow)
+
+        def slow(self, x: Any) -> Any:
+            return (x * self.w).detach()
+
+        @ag.compile
+        def times(self, x: Any) -> Any:
+            return (x * self.w).detach()
+
+    one = Scaled()
+    other = copy.deepcopy(one)
+    other.w.assign(5.0)
+    for _ in range(2):
+        for net, factor in ((one, 2.0), (other, 5.0)):
+            for found in (net.times(X), net.fast(X), Scaled.times(net, X)):
+                np.testing.assert_array_equal(found.numpy(), factor * X)
+    assert pickle.loads(pickle.dumps(doubled)) is doubled
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        pickle.dumps(ag.compile(lambda x: x))
+
+
+@ag.compile
+def doubled(x: Any) -> Any:
+    return x * 2

@@ -472,3 +472,36 @@ def test_integers_that_a_dtype_cannot_hold(data: Any, dtype: Any) -> None:
     with pytest.raises(OverflowError, match=r"does not fit into u?int\d+, which holds"):
         ag.tensor(data, dtype=dtype)
     assert ag.tensor([100, 7], dtype=dtype).tolist() == [100, 7]
+
+
+@pytest.mark.parametrize(
+    "result, what",
+    [
+        (lambda x: np.ma.masked_less(x, 1.5), "a masked array"), (lambda x: x * 1j, "dtype complex128"),
+        (lambda x: np.array([None, 1]), "dtype object"), (lambda x: None, "dtype object"),
+        (lambda x: "text", "dtype <U4"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("declared", [ag.custom(x=lambda g: g, method=False), ag.linear(lambda g: g, method=False)])
+def test_an_op_returns_real_numbers(declared: Any, result: Any, what: str) -> None:
+    def made(x: Any, /) -> Any:
+        return result(x)
+
+    with pytest.raises(TypeError, match=f"made: the op's function returned {what}"):
+        declared(made)(ag.tensor([1.0, 2.0], requires_grad=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 1, 3), (4,)])
+def test_a_rule_returns_the_shape_of_its_input(shape: tuple[int, ...]) -> None:
+    @ag.custom(x=lambda g: np.ones(shape), method=False)
+    def same(x: Any, /) -> Any:
+        return x * 1.0
+
+    with pytest.raises(ValueError, match=rf"returned shape {re.escape(str(shape))} for an input of shape \(3,\)"):
+        ag.grad(lambda x: same(x).sum())(np.ones(3))
+
+
+def test_an_optimizer_takes_a_parameter_once() -> None:
+    shared = ag.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="SGD got one tensor twice, as parameters 0 and 2"):
+        ag.optim.SGD([*shared.parameters(), *shared.parameters()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -93,6 +95,17 @@ class Compiled(Generic[P, R]):
                     return result  # type: ignore[no-any-return]
             return self._first_call(args, kwargs)
 
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """A compiled method is bound as others are; each object has recordings of its own."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled[P, R]:
+        return Compiled(copy.deepcopy(self._fn, memo))
+
+    def __reduce__(self) -> str:
+        """Pickled by its name, as functions are."""
+        return name_of(self._fn)
+
     @property
     def recorded(self) -> tuple[Recorded, ...]:
         """The recordings, that of the last call first."""
@@ -119,7 +132,8 @@ class Compiled(Generic[P, R]):
         return result  # type: ignore[no-any-return]
 
     def _uncompiled(self, args: Any, kwargs: Any) -> R:
-        return self._fn(*map_leaves(_as_recorded, args), **map_leaves(_as_recorded, kwargs))
+        with _containers_unchanged(self._fn, map_leaves(_as_recorded, (args, kwargs))) as (given, named):
+            return self._fn(*given, **named)
 
     # --- looking inside -------------------------------------------------------------------------------------------
 
@@ -161,12 +175,14 @@ def compile(fn: Callable[P, R]) -> Compiled[P, R]:
     tensors, arrays, numbers, modules and nested lists, tuples and dicts of them. Where Python reads a value, the other
     branch is recorded when it is first taken; what a function prints, it prints while it is recorded only. Variables of
     its module and its closure, and what its objects and their classes hold, are read anew or compared in each call;
-    those of installed packages are taken as fixed.
+    of objects of installed packages, what NumPy can read and their own numbers and arrays. Inside, numbers and arrays
+    among the arguments are tensors, floats too; text that is made of them is that of the recording.
 
-    A result that requires a gradient is on the tape: `backward()` and transforms go through it once, to what it was
-    computed from. Raises CompileError, a TypeError, for a function that would not do the same in each call: one that
-    assigns to a variable outside, writes into an array that it was given, sets an optimiser's learning rate, seeds a
-    generator from outside, draws random numbers that are not `ag.random`'s, or takes items of an iterator from outside.
+    A result that requires a gradient is on the tape: `backward()` and transforms go through it, to what it was computed
+    from, as often as one likes. Raises CompileError, a TypeError, for a function that would not do the same in each
+    call: one that assigns to a variable outside, writes into an array, list or dict that it was given, sets an
+    optimiser's learning rate, seeds a generator from outside, draws random numbers that are not `ag.random`'s, or takes
+    items of an iterator from outside.
     """
     return fn if isinstance(fn, Compiled) else Compiled(fn)
 
@@ -213,6 +229,27 @@ def _reaches_leaf(t: Tensor) -> bool:
         return t._entry.state == ACTIVE and any(e.op is None for e in tape(t._entry)[1])
     except RuntimeError:  # consumed by a pass inside
         return False
+
+
+@contextmanager
+def _containers_unchanged(fn: Callable[..., Any], passed: Any) -> Iterator[Any]:
+    """What a function is passed: its lists and dicts are copies, so what is written into them would be lost."""
+    before = map_leaves(lambda x: x, passed)
+    yield passed
+    if not _is_same_tree(passed, before):
+        raise CompileError(
+            f"compile: {name_of(fn)} writes into a list or dict that it was given, which would be lost. Return the new "
+            "values, or keep them in an object's attributes"
+        )
+
+
+def _is_same_tree(a: Any, b: Any) -> bool:
+    """Whether two nestings have the same containers of the same objects."""
+    if type(a) is not type(b) or not isinstance(a, dict | list | tuple):
+        return a is b
+    if len(a) != len(b) or (isinstance(a, dict) and list(a) != list(b)):
+        return False
+    return all(map(_is_same_tree, a.values() if isinstance(a, dict) else a, b.values() if isinstance(b, dict) else b))
 
 
 def _refuse_changes(fn: Callable[..., Any], changes: Sequence[Change], differentiable: bool) -> None:
@@ -268,9 +305,8 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
     now = mode()
     undone: type[BaseException] = CompileError  # the function's own exceptions leave behind what it has done
     try:
-        with traced_by(tracer):
-            passed_args, passed_kwargs = map_leaves(watched, (args, kwargs))
-            result = fn(*passed_args, **passed_kwargs)
+        with traced_by(tracer), _containers_unchanged(fn, map_leaves(watched, (args, kwargs))) as (given, named):
+            result = fn(*given, **named)
         undone = BaseException
         conditions.unrepeatable.check(name_of(fn))
         differentiable = {

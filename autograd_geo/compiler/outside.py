@@ -141,6 +141,8 @@ class Conditions:
         else:
             if isinstance(value, list | tuple | dict | MappingProxyType | deque | set | frozenset):
                 self._items(value)
+            elif hasattr(type(value), "__array__"):  # a column of a table, another library's array
+                self.places.append(Place("{0}({1}) == {2}", _contents, value, _contents(value)))
             self._attributes(value)
 
     def _tensor(self, value: Tensor) -> None:
@@ -244,11 +246,12 @@ class Conditions:
                     continue  # its insides may lead anywhere
                 self.visit(Place("{0}[{1}]", attributes, name), v)
         for base in cls.__mro__:
-            if not _is_library(base.__module__):
+            if not (installed := _is_library(base.__module__)):
                 self._classes[cls] = None
-                for name, slot in vars(base).items():
-                    if isinstance(slot, MemberDescriptorType):
-                        found = getattr(value, name, _ABSENT)
+            for name, slot in vars(base).items():
+                if isinstance(slot, MemberDescriptorType):
+                    found = getattr(value, name, _ABSENT)
+                    if not installed or isinstance(found, (*_SIMPLE, np.ndarray)):
                         self.visit(Place("getattr({0}, {1}, {2})", value, name, _ABSENT), found)
 
     def _optimizer(self, value: Any) -> None:
@@ -344,6 +347,16 @@ def _refuse_assignments(code: CodeType, fn: FunctionType) -> None:
 
 def _has_items(of: Any, items: list[tuple[Any, Any]]) -> bool:
     return all(is_equal(of[k], v) for k, v in items)
+
+
+def _contents(of: Any) -> tuple[Any, ...]:
+    """What an object holds that NumPy can make an array of; nothing where it can't, as of another device's."""
+    try:
+        found = np.asarray(of)
+    except Exception:  # whatever a library raises
+        return ()
+    kind = found.astype(str) if found.dtype.kind == "O" else found
+    return found.shape, kind.dtype, kind.tobytes()
 
 
 def _are_the_same(of: Any, kept: list[Any]) -> bool:

@@ -46,6 +46,12 @@ def _private(forward: Function) -> Function:
 
     def run(*operands: Any, **attrs: Any) -> Any:
         z = protected(*operands, **attrs)
+        if isinstance(z, np.ma.MaskedArray) or np.asarray(z).dtype.kind not in "fiub":
+            kind = "a masked array" if isinstance(z, np.ma.MaskedArray) else f"dtype {np.asarray(z).dtype}"
+            raise TypeError(
+                f"the op's function returned {kind}; return real numbers or booleans, such as masked.filled(0.0), "
+                "or real and imaginary parts"
+            )
         if isinstance(z, np.ndarray) and (z.base is not None or sys.getrefcount(z) > UNSHARED):
             return z.copy()
         return z

@@ -282,12 +282,20 @@ def argsort(x: Any, /, axis: int = -1, kind: str | None = None) -> Any:
     return np.argsort(x, axis=axis, kind="stable")
 
 
-def _sorted_back(g: Any, x: Any, axis: int) -> Any:
+def _sorted_back(g: Any, x: Any, axis: int | None) -> Any:
+    if axis is None:
+        return np.reshape(_sorted_back(g, np.ravel(x), 0), x.shape)
     order = np.argsort(x, axis=axis, kind="stable")
     return np.take_along_axis(g, np.argsort(order, axis=axis, kind="stable"), axis=axis)
 
 
-@custom(x=_sorted_back, selects=True, samples=(sample((5,)), sample((3, 4)), sample((3, 4), axis=0)))
-def sort(x: Any, /, axis: int = -1) -> Any:
-    """The elements in ascending order along `axis`, NaN last; each gets the gradient of the place it came to."""
+@custom(
+    x=_sorted_back, selects=True,
+    samples=(sample((5,)), sample((3, 4)), sample((3, 4), axis=0), sample((3, 4), axis=None)),
+)  # fmt: skip
+def sort(x: Any, /, axis: int | None = -1) -> Any:
+    """The elements in ascending order along `axis` (None: all of them), NaN last.
+
+    Each gets the gradient of the place it came to.
+    """
     return np.sort(x, axis=axis, kind="stable")

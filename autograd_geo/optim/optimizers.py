@@ -36,7 +36,7 @@ def _step_on_device(optimizer: Optimizer) -> None:
 class Optimizer:
     """Base class: `step()` updates every parameter that has a gradient, `zero_grad()` forgets the gradients.
 
-    Raises TypeError for parameters that are not leaves requiring a gradient, ValueError for none, or for
+    Raises TypeError for parameters that are not leaves requiring a gradient, ValueError for none, for one twice, or for
     settings out of range.
     """
 
@@ -49,6 +49,13 @@ class Optimizer:
         for p in self.parameters:
             if not isinstance(p, Tensor) or not p.requires_grad or not p.is_leaf:
                 raise TypeError(f"{type(self).__name__} updates leaves that require a gradient, not {p!r:.80}")
+        first: dict[int, int] = {}
+        for k, p in enumerate(self.parameters):
+            if first.setdefault(id(p), k) != k:
+                raise ValueError(
+                    f"{type(self).__name__} got one tensor twice, as parameters {first[id(p)]} and {k}, and would step "
+                    "it twice; pass each once, as one module's parameters() does"
+                )
         if not lr >= 0 or math.isinf(lr):
             raise ValueError(f"the learning rate must be a finite number >= 0, not {lr!r}")
         self.lr = lr
