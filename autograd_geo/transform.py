@@ -344,7 +344,10 @@ def jvp(fn: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
 
 
 def jacobian(fn: Function, argnum: int = 0) -> Function:
-    """A function that returns the Jacobian of `fn`, of shape result.shape + argument.shape, row by row in reverse."""
+    """A function that returns the Jacobian of `fn`, of shape result.shape + argument.shape, row by row in reverse.
+
+    Raises TypeError for an argument or a result that is a list, tuple or dict.
+    """
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Tensor:
@@ -353,6 +356,11 @@ def jacobian(fn: Function, argnum: int = 0) -> Function:
             given[argnum] = x
             return fn(*given, **kwargs)
 
+        if isinstance(args[argnum], list | tuple | dict):
+            raise TypeError(
+                f"jacobian, hessian: argument {argnum} must be one tensor, array or number, not a "
+                f"{type(args[argnum]).__name__}; join its parts in one array, or take one part at a time"
+            )
         out, pull = vjp(of_one, args[argnum])
         out = _tensor_out("jacobian", out)
         if out.size == 0:

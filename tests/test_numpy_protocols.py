@@ -836,3 +836,10 @@ def test_results_are_tensors_whatever_went_in() -> None:
         ag.trace(M @ M.T),
     ):
         assert isinstance(found, ag.Tensor)
+
+
+def test_older_names_of_extremes() -> None:
+    x = ag.tensor([[3.0, 1.0], [2.0, 5.0]], requires_grad=True)
+    (np.amin(x, axis=0) + np.amax(x)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0.0, 1.0], [1.0, 2.0]]

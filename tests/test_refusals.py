@@ -505,3 +505,9 @@ def test_an_optimizer_takes_a_parameter_once() -> None:
     shared = ag.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="SGD got one tensor twice, as parameters 0 and 2"):
         ag.optim.SGD([*shared.parameters(), *shared.parameters()])
+
+
+@pytest.mark.parametrize("transform", [ag.jacobian, ag.hessian])
+def test_a_jacobian_is_of_one_array(transform: Any) -> None:
+    with pytest.raises(TypeError, match="argument 1 must be one tensor, array or number, not a dict"):
+        transform(lambda x, d: (d["a"] * x).sum(), 1)(2.0, {"a": np.ones(2)})

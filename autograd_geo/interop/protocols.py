@@ -21,7 +21,7 @@ from ..tensor import Tensor
 def _table() -> dict[Any, Callable[..., Any]]:
     """NumPy's function -> ours, wherever the names agree."""
     table = {getattr(np, name): function for name, function in functions.items() if hasattr(np, name)}
-    table[np.linalg.norm] = functions["norm"]
+    table |= {np.linalg.norm: functions["norm"], np.amin: functions["min"], np.amax: functions["max"]}
     return table
 
 
