@@ -12,7 +12,7 @@ import pytest
 
 import autograd_geo as ag
 from autograd_geo import nn, optim
-from autograd_geo.compiler import printer
+from autograd_geo.compiler import accesses
 
 RNG = np.random.default_rng(0)
 M, N = RNG.normal(size=(40, 30)), RNG.normal(size=(40, 30))
@@ -20,7 +20,7 @@ M, N = RNG.normal(size=(40, 30)), RNG.normal(size=(40, 30))
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(printer, "CHUNK", 200)
+    monkeypatch.setattr(accesses, "CHUNK", 200)
 
 
 @pytest.fixture(params=[1, 2])

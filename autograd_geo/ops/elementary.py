@@ -24,7 +24,7 @@ _BASE = "where(y == 0, where(abs(x) < 3e-39, 1, x), x)"  # x, but for x**0 where
 power = pointwise(
     "power(x, y) = x ** y",
     # Above 2**53 y - 1 is rounded to an even number, and the power is odd all the same.
-    x=f"where(y - (y - 1) != 1, where(x < 0, -y, y), y) * {_BASE} ** (y - 1)",
+    x=f"where(y - (y - 1) != 1, where(x < 0, 0 - y, y), y) * {_BASE} ** (y - 1)",
     y="z * log(where(x == 0, 1, x))",  # 0 at 0 ** y; NaN at a negative base, where there is no derivative
     symbol="^",
     domain={"x": _positive, "y": (-2, 2)},
