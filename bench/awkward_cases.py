@@ -333,6 +333,15 @@ def base_of_power(e: Any, x: float, y: float) -> Any:
     return first(e.grad(lambda s, t: s**t, number(x), number(y)))
 
 
+def curvature(name: str, answer: Any, fn: Callable[[Any, Any], Any], x: float) -> None:
+    """The second derivative of a function of one number."""
+
+    @case(3, f"{name}: the second derivative", answer)
+    def body(e: Any) -> Any:
+        derivative = e.derivative
+        return e.array(derivative(derivative(lambda t: fn(e, t)))(constant(e, x)))
+
+
 at("maximum(x, x)", 1.0, lambda e, t: e.maximum(t, t), 2.0)
 at("minimum(x, x)", 1.0, lambda e, t: e.minimum(t, t), 2.0)
 at("abs at 0", Between(-1, 1), lambda e, t: e.abs(t), 0.0)
@@ -343,6 +352,7 @@ at("x**2 at 0", 0.0, lambda e, t: t**2.0, 0.0)
 at("x**2 at -2", -4.0, lambda e, t: t**2.0, -2.0)
 case(3, "x**y at (-2, 2), with respect to x", -4.0)(lambda e: base_of_power(e, -2.0, 2.0))
 case(3, "x**y at (0, 0), with respect to x", 0.0)(lambda e: base_of_power(e, 0.0, 0.0))
+case(3, "x**y at (-1, 1e300), with respect to x", -1e300)(lambda e: base_of_power(e, -1.0, 1e300))
 at("0**y at y = 2", 0.0, lambda e, t: constant(e, 0.0) ** t, 2.0)
 at("sqrt at 0", INF, lambda e, t: e.sqrt(t), 0.0)
 at("log at 0", INF, lambda e, t: e.log(t), 0.0)
@@ -358,6 +368,16 @@ at("logsumexp with +inf", [0.0, 1.0], lambda e, t: e.logsumexp(t), [0.0, INF])
 at("hypot(0, 0)", Between(-1, 1), lambda e, s, t: e.hypot(s, t), 0.0, 0.0)
 at("arctan2(0, 0): finite", Between(-1e308, 1e308), lambda e, s, t: e.arctan2(s, t), 0.0, 0.0)
 at("logaddexp(-inf, -inf)", Between(0, 1), lambda e, s, t: e.logaddexp(s, t), -INF, -INF)
+curvature("logaddexp(x, 1) at 1", 0.25, lambda e, t: e.logaddexp(t, constant(e, 1.0)), 1.0)
+curvature("softplus at 0", 0.25, lambda e, t: e.softplus(t), 0.0)
+
+
+@case(3, "x**y at (2, 0): the mixed second derivative", 0.5)
+def _mixed_of_power(e: Any) -> Any:
+    derivative = e.derivative
+    return e.array(derivative(lambda y: derivative(lambda x: x**y)(constant(e, 2.0)))(constant(e, 0.0)))
+
+
 at("sinc at 0", 0.0, lambda e, t: e.sinc(t), 0.0)
 at("sinc at 1e-9", -(np.pi**2) / 3 * 1e-9, lambda e, t: e.sinc(t), 1e-9)
 
