@@ -17,7 +17,7 @@ from ..value import SCALAR, UNSHARED
 from .memory import Memory, number
 from .nodes import Node
 from .program import Cell, Program, is_number
-from .trace import Change, Held, Read, Slot
+from .records import Change, Held, Read, Slot
 from .writer import Outline, Writer, indented
 
 

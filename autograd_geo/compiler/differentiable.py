@@ -26,8 +26,9 @@ from ..value import SCALAR, Spec, Value, as_value
 from .errors import CompileError
 from .memory import number
 from .places import Place, Scope, argument
+from .records import Input
 from .target import build
-from .trace import Input, Tracer
+from .trace import Tracer
 from .writer import MISMATCH, Outline, Output
 
 

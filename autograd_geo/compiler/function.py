@@ -27,8 +27,9 @@ from .explain import Explanation, explain, source
 from .outside import Conditions
 from .places import argument
 from .program import Program
+from .records import Change, Held
 from .target import build
-from .trace import Change, Held, Tracer
+from .trace import Tracer
 from .writer import MISMATCH, Copied, Outline, Output
 
 if TYPE_CHECKING:

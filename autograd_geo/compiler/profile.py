@@ -19,7 +19,7 @@ from .machine import address_of, program_table, runner
 from .nodes import CONST, INPUT, Node
 from .places import Scope, argument
 from .program import Program, Step
-from .trace import Input
+from .records import Input
 from .writer import GONE, Outline
 
 #: A step is repeated until that takes so many seconds, or its share of the budget; the best of some rounds counts.

@@ -27,9 +27,9 @@ from .machine import address_of, program_table, runner
 from .moves import ZERO
 from .nodes import CALL, CONST, INPUT, JOIN, MAP, PRODUCT, RESULT, SCAN, SCATTER, TABLE, Node
 from .printer import print_region
+from .records import Input
 from .regions import Plan, Region, made_by, plan, reads_in_order, sources, storage
 from .table import interpreter
-from .trace import Input
 
 _ALIGNED = 64
 #: Arrays of up to this many bytes are copied in and out of memory that stays, larger ones are used where they lie.

@@ -20,7 +20,7 @@ from ..tensor import Tensor, wrap
 from ..tree import fill, leaves
 from .outside import is_same
 from .places import Place, Scope, argument
-from .trace import Change, Held, Input, Read
+from .records import Change, Held, Input, Read
 
 #: What a call returns if its recording does not hold.
 MISMATCH = object()

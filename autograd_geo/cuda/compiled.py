@@ -17,7 +17,8 @@ from ..compiler.graph import Graph
 from ..compiler.moves import frozen_key
 from ..compiler.nodes import INPUT, Node
 from ..compiler.places import Place
-from ..compiler.trace import Change, Input, Read, Slot, Tracer, needed
+from ..compiler.records import Change, Input, Read, Slot
+from ..compiler.trace import Tracer, needed
 from ..compiler.writer import Outline, Writer, indented
 from ..device import device_of, move, put
 from ..tape import Entry
