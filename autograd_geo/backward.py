@@ -261,7 +261,7 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
         c = c.sum(axis=axes, keepdims=True)
         if spread == 0 and entry.op.family == "multilinear":  # type: ignore[union-attr]
             c = np.broadcast_to(c, shape)  # an index of length one in the other operands
-        stray = spread > 0 and len(found) > len(entry.spec[0])  # axes that the op did not make by broadcasting
+        stray = spread > 0 and any(n != 1 for n in found[: max(0, len(found) - _rank(entry))])
         if spread < 0 or stray or c.shape[spread:] != shape:
             raise ValueError(
                 f"the rule of op {entry.op.name!r} for input {k} returned shape {found} "  # type: ignore[union-attr]
@@ -271,6 +271,11 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
     if c.dtype != dtype:
         c = c.astype(dtype)
     return c if isinstance(c, Tensor) else as_value(c)
+
+
+def _rank(entry: Entry) -> int:
+    """How many axes at most an op made by broadcasting its operands."""
+    return max(len(e.spec[0]) for e in (entry, *entry.inputs) if type(e) is Entry)
 
 
 def backward(

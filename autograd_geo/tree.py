@@ -39,7 +39,8 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
         return type(tree)([map_leaves(function, branch) for branch in tree])
     if isinstance(tree, dict):
         mapped = copy.copy(tree)  # dicts of other types, such as defaultdict, are made in their own ways
-        mapped.update((key, map_leaves(function, branch)) for key, branch in tree.items())
+        for key, branch in tree.items():
+            mapped[key] = map_leaves(function, branch)
         return mapped
     return None if tree is None else function(tree)
 

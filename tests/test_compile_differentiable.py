@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import types
 from typing import Any
 
 import numpy as np
@@ -180,11 +181,25 @@ def test_derivatives_of_derivatives_are_compiled_once_and_leave_nothing_behind()
     assert len(set(entries[2:])) == 1
 
 
+def test_what_was_passed_may_be_emptied_before_the_pass() -> None:
+    x = variable([1.0, 2.0], "cpu")
+    fast = ag.compile(lambda given, factor: (given["x"][0] ** 3 * factor).sum())
+    for factor in (1.0, np.nan):
+        given = {"x": [x]}
+        out = fast(given, factor)
+        given["x"].clear()
+        given.clear()
+        x.grad = None
+        out.backward(create_graph=True)
+        assert x.grad is not None
+        np.testing.assert_array_equal(x.grad.numpy(), np.array([3.0, 12.0]) * factor)
+
+
 def test_what_cannot_be_is_refused(device: str) -> None:
     p = variable([1.0, 2.0], device)
-    fast = ag.compile(lambda x: (p * p * x).sum())
-    x = np.ones(2)
-    for change in (lambda: p.assign(p * 2), lambda: x.__setitem__(0, 3.0)):
+    x, scale = np.ones(2), types.SimpleNamespace(of=2.0)
+    fast = ag.compile(lambda x: (p * p * x * scale.of).sum())
+    for change in (lambda: p.assign(p * 2), lambda: x.__setitem__(0, 3.0), lambda: setattr(scale, "of", 5.0)):
         out = fast(x)
         change()
         with pytest.raises(TypeError, match="<lambda> is differentiated twice, but what it read has changed"):

@@ -56,6 +56,18 @@ def test_a_tensor_from_outside_is_read_in_each_call() -> None:
     assert fast.recordings == 1
 
 
+def test_a_detached_parameter_is_read_in_each_call() -> None:
+    std = ag.nn.Parameter(2.0)
+    fast = ag.compile(lambda: random.normal((6,), std=std.detach()) + 0.0)
+    for value in (2.0, 0.0, 1.0):
+        std.assign(value)
+        ag.seed(1)
+        found = fast().numpy()
+        ag.seed(1)
+        np.testing.assert_array_equal(found, random.normal(6, std=value))
+    assert fast.recordings == 1
+
+
 def test_parameters_out_of_range_are_refused_in_each_call() -> None:
     fast = ag.compile(lambda x, p: x * random.bernoulli(p, x.shape))
     fast(X, 0.5)

@@ -10,6 +10,7 @@ import contextvars
 import copy
 import dataclasses
 import functools
+import gc
 import itertools
 import math
 import pickle
@@ -760,6 +761,55 @@ def test_a_compiled_method_is_bound_copied_and_pickled() -> None:
     assert pickle.loads(pickle.dumps(doubled)) is doubled
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         pickle.dumps(ag.compile(lambda x: x))
+
+
+class Doubling(nn.Module):
+    def __init__(self) -> None:
+        self.w = nn.Parameter(2.0)
+
+    @ag.compile
+    def times(self, x: Any) -> Any:
+        return (x * self.w).detach()
+
+
+class Quadrupling(Doubling):
+    @ag.compile
+    def times(self, x: Any) -> Any:
+        return super().times(x) * 2
+
+
+def test_objects_with_compiled_methods_keep_recordings_of_their_own_and_go() -> None:
+    held = []
+    for _ in range(40):  # more than one function is recorded
+        net = Doubling()
+        net.times(X)
+        held.append(weakref.ref(net))
+    assert net.times.recordings == 1
+    assert list(net.state_dict()) == ["w"]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(net)).times(X).numpy(), 2 * X)
+    del net
+    gc.collect()
+    assert not any(ref() is not None for ref in held)
+    deep = Quadrupling()
+    for _ in range(4):
+        np.testing.assert_array_equal(deep.times(X).numpy(), 4 * X)
+    assert deep.times.recordings <= 2
+
+
+def test_what_wraps_an_op_is_looked_into() -> None:
+    scale = {"of": 2.0}
+
+    @functools.wraps(ag.sin)
+    def wrapped(x: Any) -> Any:
+        return ag.sin(x) * scale["of"]
+
+    follows(lambda x: wrapped(x), lambda: scale.update(of=3.0))
+
+
+def test_a_counter_may_be_an_argument() -> None:
+    fast = ag.compile(lambda counts, x: counts["a"] * x)
+    for n in (3, 3, 4):
+        np.testing.assert_array_equal(fast(collections.Counter(a=n), X).numpy(), n * X)
 
 
 @ag.compile

@@ -501,6 +501,22 @@ def test_a_rule_returns_the_shape_of_its_input(shape: tuple[int, ...]) -> None:
         ag.grad(lambda x: same(x).sum())(np.ones(3))
 
 
+def test_a_rule_may_leave_it_to_the_pass_to_sum() -> None:
+    @ag.custom(x=lambda g, w: g[..., None] * w, w=lambda g, x: g[..., None] * x, method=False)
+    def rowdot(x: Any, w: Any, /) -> Any:
+        return (x * w).sum(axis=-1)
+
+    x = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(ag.grad(lambda w: rowdot(x, w).sum())(np.ones(3)).numpy(), x.sum(axis=0))
+
+
+def test_a_rule_returns_real_numbers() -> None:
+    for rule in (lambda g: np.ma.masked_less(g, 2.0), lambda g: g * 1j):
+        op = ag.custom(x=rule, method=False)(lambda x, /: x * 1.0)
+        with pytest.raises(TypeError, match="the op's function returned"):
+            ag.grad(lambda x, op=op: op(x).sum())(np.ones(3))
+
+
 def test_an_optimizer_takes_a_parameter_once() -> None:
     shared = ag.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="SGD got one tensor twice, as parameters 0 and 2"):

@@ -21,15 +21,16 @@ from ..op import Op, Rule, Rules
 from ..tape import ACTIVE, TRACED, TRACING, Entry, caller, leaf, mode, next_number, recording, tape
 from ..tensor import Tensor, entry_of, wrap
 from ..transform import joined, pulled
-from ..tree import leaves
+from ..tree import leaves, map_leaves
 from ..value import SCALAR, Spec, Value, as_value
 from .errors import CompileError
 from .memory import number
+from .outside import is_equal
 from .places import Place, Scope, argument
 from .records import Input
 from .target import build
 from .trace import Tracer
-from .writer import MISMATCH, Outline, Output
+from .writer import GONE, MISMATCH, Outline, Output
 
 
 class Pullback:
@@ -39,7 +40,10 @@ class Pullback:
     while `tracer` traces, when all else is recorded.
     """
 
-    def __init__(self, tracer: Tracer, results: Mapping[int, Tensor], fn: Callable[..., Any], name: str) -> None:
+    def __init__(
+        self, tracer: Tracer, results: Mapping[int, Tensor], fn: Callable[..., Any], name: str,
+        conditions: Sequence[Place],
+    ) -> None:  # fmt: skip
         from .function import Compiled
 
         if any(i.generator is not None for i in tracer.inputs.values()):
@@ -64,6 +68,7 @@ class Pullback:
         outline = Outline(tuple([e.value for e in given]), {}, 0, [], [], [Output(k) for k in range(len(cotangents))])
         _, self._call = build(tracer, outline, [tracer.source(c) for c in cotangents])
         self._name = name
+        self._holds = _reader(conditions)
         self._again = Compiled(_pull_of(fn, self._sources))
         self._known: dict[tuple[int, int], tuple[weakref.ref[Tensor], list[Tensor]]] = {}  # while the cotangent lives
         self._lock = threading.Lock()
@@ -78,12 +83,13 @@ class Pullback:
         found = _named(args, kwargs)
         given = [_held(v, *how) for v, how in zip(self._read(found), self._given, strict=True)]
         sources = tuple([entry_of(t) for t in self._sources(found)])
+        call = map_leaves(lambda x: x, (args, kwargs))  # in containers that nobody changes
         code, lasti = caller(2)
         for k, t in enumerate(leaves(result)):
             if k in self._specs:
                 t._entry = entry = Entry()
                 entry.number, entry.op, entry.inputs = next_number(), self._op, sources
-                entry.attrs = {"given": given, "result": k, "call": (args, kwargs), "pulled": (None, [])}
+                entry.attrs = {"given": given, "result": k, "call": call, "pulled": (None, [])}
                 entry.value, entry.spec, entry.state, entry.name = t._value, self._specs[k], ACTIVE, None
                 entry.code, entry.lasti = code, lasti
         return result
@@ -118,17 +124,25 @@ class Pullback:
         key = id(g), id(entry)
         if key not in self._known:
             args, kwargs = entry.attrs["call"]
-            now = self._read(_named(args, kwargs))
-            if not all(map(_is_still, now, entry.attrs["given"], self._given)):
+            found = _named(args, kwargs)
+            now = self._read(found)
+            if not all(map(_is_still, now, entry.attrs["given"], self._given)) or not self._is_recorded(found):
                 raise TypeError(
                     f"compile: {self._name} is differentiated twice, but what it read has changed since the call. Call "
                     "it again, or change arrays and parameters after the last derivative"
                 )
             same = wrap(g._value, g._entry)  # what is found keeps this one alive
             with matmul_precision(self._precision):
-                found = self._again(same, entry.attrs["result"], args, kwargs)
-            self._known[key] = weakref.ref(g, lambda _: self._known.pop(key, None)), found
+                cotangents = self._again(same, entry.attrs["result"], args, kwargs)
+            self._known[key] = weakref.ref(g, lambda _: self._known.pop(key, None)), cotangents
         return self._known[key][1]
+
+    def _is_recorded(self, found: Mapping[str, Any]) -> bool:
+        """Whether all that the recording depends on besides its inputs is what it was."""
+        try:
+            return all(self._holds(found))
+        except GONE:
+            return False
 
 
 def _named(args: Any, kwargs: Any) -> dict[str, Any]:
@@ -149,7 +163,7 @@ def _pull_of(fn: Callable[..., Any], sources: Callable[[Mapping[str, Any]], tupl
 def _is_still(value: Any, given: Value, how: tuple[Spec, bool]) -> bool:
     """Whether an input is what it was in the call."""
     if how[1] or type(given) is DeviceArray or how[0] == SCALAR:
-        return value is given or (how[0] == SCALAR and number(value) == given)
+        return value is given or (how[0] == SCALAR and is_equal(number(value), given))
     return np.array(value, how[0][1]).tobytes() == np.asarray(given).tobytes()
 
 

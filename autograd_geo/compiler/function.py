@@ -97,15 +97,23 @@ class Compiled(Generic[P, R]):
             return self._first_call(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """A compiled method is bound as others are; each object has recordings of its own."""
-        return self if instance is None else MethodType(self, instance)
+        """A compiled method is bound as others are; each object keeps recordings of its own."""
+        if instance is None or not hasattr(self._fn, "__get__"):
+            return self
+        held = getattr(instance, "__dict__", None)
+        if held is None:
+            return MethodType(self, instance)
+        key = f"{name_of(self._fn)} {id(self)}"  # no name that an attribute has
+        if key not in held:
+            held[key] = Compiled(MethodType(self._fn, instance))
+        return held[key]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled[P, R]:
         return Compiled(copy.deepcopy(self._fn, memo))
 
-    def __reduce__(self) -> str:
-        """Pickled by its name, as functions are."""
-        return name_of(self._fn)
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled as what it is of: functions by their names, methods by their objects."""
+        return (compile, (self._fn,)) if isinstance(self._fn, MethodType) else name_of(self._fn)
 
     @property
     def recorded(self) -> tuple[Recorded, ...]:
@@ -239,8 +247,8 @@ def _containers_unchanged(fn: Callable[..., Any], passed: Any) -> Iterator[Any]:
     yield passed
     if not _is_same_tree(passed, before):
         raise CompileError(
-            f"compile: {name_of(fn)} writes into a list or dict that it was given, which would be lost. Return the new "
-            "values, or keep them in an object's attributes"
+            f"compile: {name_of(fn)} writes into a list or dict that it was given, which would be lost there. Copy "
+            "it first, as in dict(given), and return the new values, or keep them in an object's attributes"
         )
 
 
@@ -330,7 +338,7 @@ def _record(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Record
         recorded = Recorded(made, outline, call)
         if differentiable:
             with traced_by(tracer):
-                recorded.pullback = Pullback(tracer, differentiable, fn, name_of(fn))
+                recorded.pullback = Pullback(tracer, differentiable, fn, name_of(fn), outline.conditions)
             returned = recorded.pullback.attach(returned, args, kwargs)
         outline.args, outline.kwargs = map_leaves(_without_memory, (args, kwargs))
         return returned, recorded

@@ -39,6 +39,8 @@ from .unrepeatable import Unrepeatable
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
 #: Arrays up to this size are always compared; larger ones unless ops take them as they are, as inputs.
 SMALL_ARRAY = 4096
+#: Other libraries' arrays up to this size are compared.
+MOST_COMPARED = 1 << 20
 #: Modules of the standard library whose objects are looked into: they hold what users put there.
 _CONTAINERS = frozenset(["argparse", "collections", "functools", "types"])
 _VIEWS = tuple(type(view) for view in (dict[Any, Any]().keys(), dict[Any, Any]().values(), dict[Any, Any]().items()))
@@ -141,8 +143,8 @@ class Conditions:
         else:
             if isinstance(value, list | tuple | dict | MappingProxyType | deque | set | frozenset):
                 self._items(value)
-            elif hasattr(type(value), "__array__"):  # a column of a table, another library's array
-                self.places.append(Place("{0}({1}) == {2}", _contents, value, _contents(value)))
+            elif hasattr(type(value), "__array__") and getattr(value, "size", 0) <= MOST_COMPARED:  # of a table, say
+                self.places.append(Place("{0}({1}, {2})", _has_contents, value, _contents(value)))
             self._attributes(value)
 
     def _tensor(self, value: Tensor) -> None:
@@ -153,7 +155,7 @@ class Conditions:
     # --- code -----------------------------------------------------------------------------------------------------
 
     def _function(self, fn: FunctionType) -> None:
-        if isinstance(getattr(fn, "op", None), Op):  # whose own code is generated
+        if isinstance(getattr(fn, "op", None), Op) and not hasattr(fn, "__wrapped__"):  # its own code is generated
             for part in getattr(fn, "runs", ()):
                 self._inside(part)
             return
@@ -355,8 +357,14 @@ def _contents(of: Any) -> tuple[Any, ...]:
         found = np.asarray(of)
     except Exception:  # whatever a library raises
         return ()
-    kind = found.astype(str) if found.dtype.kind == "O" else found
-    return found.shape, kind.dtype, kind.tobytes()
+    return found.shape, found.dtype, found.ravel().tolist() if found.dtype.kind == "O" else found.tobytes()
+
+
+def _has_contents(of: Any, kept: tuple[Any, ...]) -> bool:
+    found = _contents(of)
+    if found[:2] != kept[:2] or not found or found[1].kind != "O":
+        return found == kept
+    return all(a is b or (isinstance(b, _SIMPLE) and is_equal(a, b)) for a, b in zip(found[2], kept[2], strict=True))
 
 
 def _are_the_same(of: Any, kept: list[Any]) -> bool:

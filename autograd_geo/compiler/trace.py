@@ -258,7 +258,9 @@ class Tracer:
     def _place_of_number(self, x: Any, fixed: bool) -> Any:
         """Where what a draw is made with is found: an input in its place, what is computed as it is now."""
         if isinstance(x, Tensor):
-            entry = self.source(x)
+            entry: Any = self.source(x)
+            while entry.op is functions["positive"].op:  # type: ignore[attr-defined]  # detached
+                entry = entry.inputs[0]
             if entry in self.inputs and not fixed and self.inputs[entry].generator is None:
                 return Place("{0}({1})", as_number, self.inputs[entry].place)
         return map_leaves(lambda t: self.read(t, as_number) if isinstance(t, Tensor) else t, x)

@@ -20,6 +20,17 @@ from ..value import UNSHARED
 from .rules import STRONG, check_names, from_float, lift, module_of_caller, rule_function, written_rule
 
 
+def _real(z: Any) -> Any:
+    """What a user's function returned, if it is real numbers or booleans, without a mask. Raises TypeError."""
+    if not isinstance(z, Tensor) and (isinstance(z, np.ma.MaskedArray) or np.asarray(z).dtype.kind not in "fiub"):
+        kind = "a masked array" if isinstance(z, np.ma.MaskedArray) else f"dtype {np.asarray(z).dtype}"
+        raise TypeError(
+            f"the op's function returned {kind}; return real numbers or booleans, such as masked.filled(0.0), or real "
+            "and imaginary parts"
+        )
+    return z
+
+
 def _protected(function: Function) -> Function:
     """A user's function that cannot write into the arrays it is given, which tapes hold: NumPy raises ValueError."""
 
@@ -29,7 +40,7 @@ def _protected(function: Function) -> Function:
         for x in arrays:
             x.flags.writeable = False
         try:
-            return function(*args, **attrs)
+            return _real(function(*args, **attrs))
         finally:
             for x in arrays:
                 x.flags.writeable = True
@@ -46,12 +57,6 @@ def _private(forward: Function) -> Function:
 
     def run(*operands: Any, **attrs: Any) -> Any:
         z = protected(*operands, **attrs)
-        if isinstance(z, np.ma.MaskedArray) or np.asarray(z).dtype.kind not in "fiub":
-            kind = "a masked array" if isinstance(z, np.ma.MaskedArray) else f"dtype {np.asarray(z).dtype}"
-            raise TypeError(
-                f"the op's function returned {kind}; return real numbers or booleans, such as masked.filled(0.0), "
-                "or real and imaginary parts"
-            )
         if isinstance(z, np.ndarray) and (z.base is not None or sys.getrefcount(z) > UNSHARED):
             return z.copy()
         return z

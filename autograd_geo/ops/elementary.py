@@ -20,7 +20,7 @@ add = pointwise("add(x, y) = x + y", x="1", y="1", symbol="+")
 subtract = pointwise("subtract(x, y) = x - y", x="1", y="-1", symbol="−")
 multiply = pointwise("multiply(x, y) = x * y", x="y", y="x", symbol="×")
 divide = pointwise("divide(x, y) = x / y", x="1 / y", y="-z / y", symbol="÷", domain={"x": (-2, 2), "y": (0.5, 2)})
-_BASE = "where(y == 0, where(abs(x) < 3e-39, 1, x), x)"  # x, but for x**0 where x**-1 may be infinite
+_BASE = "where(y == 0, where(abs(x) <= 3e-39, 1, x), x)"  # x, but for x**0 where x**-1 may be infinite
 power = pointwise(
     "power(x, y) = x ** y",
     # Above 2**53 y - 1 is rounded to an even number, and the power is odd all the same.

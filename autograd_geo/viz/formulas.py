@@ -85,8 +85,10 @@ def partial(entry: Entry, k: int, named: Mapping[Entry, str]) -> Node:
 
 def _asks_for_points(condition: Call) -> bool:
     """Whether a condition holds, or fails, at single points only."""
+    if condition.fn == "&":
+        return any(isinstance(a, Call) and _asks_for_points(a) for a in condition.args)
     limit = condition.args[-1]
-    return condition.fn in ("==", "!=") or (condition.fn == "<" and isinstance(limit, Num) and 0 < limit.value < 1e-30)
+    return condition.fn in ("==", "!=") or (condition.fn == "<=" and isinstance(limit, Num) and 0 < limit.value < 1e-30)
 
 
 def partial_value(entry: Entry, k: int) -> Any:
