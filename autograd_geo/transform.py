@@ -60,7 +60,10 @@ def _watch(argument: Any, name: str) -> Any:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{next(islice(paths(argument, name), done - 1, None))}: {error}") from None
         entry = entry_of(v)  # no leaf: writing into it is recorded, and nobody outside depends on it
-        source = tracer().defined.pop(entry) if mode() & TRACING else leaf(v._value, CONSTANT)
+        source = tracer().defined.pop(entry, None) if mode() & TRACING else None  # none for a Python number
+        if source is None:
+            source = leaf(v._value, CONSTANT)
+            entry.number = next_number()  # after what it is computed from
         entry.op, entry.inputs = _variable.op, (source,)  # type: ignore[attr-defined]
         return v
 
