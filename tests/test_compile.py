@@ -884,7 +884,8 @@ def test_a_numpy_function_of_a_number_makes_float64_as_without_compile() -> None
 def test_derivatives_with_respect_to_python_numbers_inside() -> None:
     for fn in (
         lambda m: ag.grad(lambda x: x * x * m)(2.0), lambda m: ag.grad(ag.grad(lambda x: x**3 * m))(2.0),
-        lambda m: ag.jvp(lambda x: x * x * m, (2.0,), (1.0,))[1], lambda m: ag.grad(lambda x: x["a"] * m)({"a": 2.0})["a"],
+        lambda m: ag.jvp(lambda x: x * x * m, (2.0,), (1.0,))[1],
+        lambda m: ag.grad(lambda x: x["a"] * m)({"a": 2.0})["a"],
     ):  # fmt: skip
         fast = ag.compile(fn)
         for m in (1.0, 1.0, 3.0):
