@@ -181,6 +181,16 @@ def test_derivatives_of_derivatives_are_compiled_once_and_leave_nothing_behind()
     assert len(set(entries[2:])) == 1
 
 
+def test_each_of_many_results_is_differentiated_twice() -> None:
+    w = variable([1.0, 2.0], "cpu")
+    many = ag.compile(lambda x: [(x * w).sum() ** 2 * k for k in range(34)])  # more than one function is recorded
+    for k, out in enumerate(many(x := variable([3.0, 5.0], "cpu"))):
+        x.grad = None
+        (out * 1.0).backward(create_graph=True)
+        assert x.grad is not None
+        np.testing.assert_allclose(x.grad.numpy(), 2 * k * 13.0 * w.numpy())
+
+
 def test_what_was_passed_may_be_emptied_before_the_pass() -> None:
     x = variable([1.0, 2.0], "cpu")
     fast = ag.compile(lambda given, factor: (given["x"][0] ** 3 * factor).sum())

@@ -69,7 +69,7 @@ class Pullback:
         _, self._call = build(tracer, outline, [tracer.source(c) for c in cotangents])
         self._name = name
         self._holds = _reader(conditions)
-        self._again = Compiled(_pull_of(fn, self._sources))
+        self._again = {k: Compiled(_pull_of(fn, k, self._sources)) for k in results}
         self._known: dict[tuple[int, int], tuple[weakref.ref[Tensor], list[Tensor]]] = {}  # while the cotangent lives
         self._lock = threading.Lock()
         self._precision = current()
@@ -133,7 +133,7 @@ class Pullback:
                 )
             same = wrap(g._value, g._entry)  # what is found keeps this one alive
             with matmul_precision(self._precision):
-                cotangents = self._again(same, entry.attrs["result"], args, kwargs)
+                cotangents = self._again[entry.attrs["result"]](same, args, kwargs)
             self._known[key] = weakref.ref(g, lambda _: self._known.pop(key, None)), cotangents
         return self._known[key][1]
 
@@ -149,10 +149,14 @@ def _named(args: Any, kwargs: Any) -> dict[str, Any]:
     return {argument(k).template: x for k, x in enumerate(leaves((args, kwargs)))}
 
 
-def _pull_of(fn: Callable[..., Any], sources: Callable[[Mapping[str, Any]], tuple[Any, ...]]) -> Callable[..., Any]:
+def _pull_of(
+    fn: Callable[..., Any], k: int, sources: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+) -> Callable[..., Any]:
     """From the cotangent of result `k` of a call to those of the sources, as a function of all that the call reads."""
 
-    def pull(g: Any, k: int, args: Any, kwargs: Any) -> list[Tensor]:
+    def pull(g: Any, args: Any, kwargs: Any) -> list[Tensor]:
+        if not mode() & TRACING:  # outside a recording, a pass would go on through what made the arguments
+            raise TypeError("compile: derivatives of derivatives were recorded too often; call the function uncompiled")
         out = list(leaves(fn(*args, **kwargs)))[k]
         variables = [entry_of(t) for t in sources(_named(args, kwargs))]
         return pulled(out, g, variables, 0, True, True, True)[0]
