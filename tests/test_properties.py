@@ -67,9 +67,16 @@ def exempt(call: Call) -> bool:
             call.name in ("take", "norm", "logsumexp", "diff") and first.ndim == 0
         )  # some functions name an axis of a number
         or (call.name == "logsumexp" and first.size == 0)  # SciPy fails
+        or (call.name == "prod" and np.isfinite(first).all() and _may_overflow(first))  # in one order, not in another
         or (call.name == "diff" and call.attrs["n"] == 0)  # then it looks at no axis
         or (call.name == "trace" and first.ndim < 2)  # the kind of exception
     )
+
+
+def _may_overflow(x: Any) -> bool:
+    """Whether a product of some of these is infinite."""
+    with np.errstate(over="ignore"):
+        return x.dtype.kind == "f" and bool(np.isinf(np.prod(np.fmax(np.abs(x), 1.0, dtype=x.dtype))))
 
 
 def same_kind(wanted: Exception, found: Exception) -> bool:
@@ -356,6 +363,7 @@ def test_values_of_elementwise_ops_are_numpys(call: Call) -> None:
 @given(others())
 @example(Call("setitem", (np.array([1], np.uint8), np.array(-1.0)), {"index": 0}))
 @example(Call("setitem", (np.array([1]), np.array(1.79769313e308)), {"index": 0}))
+@example(Call("prod", (np.array([[1, 1, 0], [2, 1.79769313e308, 1]]),), {"axis": None, "keepdims": False}))
 @example(Call("dot", (np.ones(3), np.ones((2, 1, 3)))))
 @example(Call("dot", (np.array([1.145625, 2.355625, 1.795625]), np.array([-1, 100, -128]))))
 @example(Call("norm", (np.array([2**64 - 1, 7], np.uint64),), {"axis": None, "keepdims": False}))
