@@ -76,7 +76,7 @@ def exempt(call: Call) -> bool:
 def _may_overflow(x: Any) -> bool:
     """Whether a product of some of these is infinite."""
     with np.errstate(over="ignore"):
-        return x.dtype.kind == "f" and bool(np.isinf(np.prod(np.fmax(np.abs(x), 1.0, dtype=x.dtype))))
+        return x.dtype.kind == "f" and bool(np.isinf(np.prod(np.fmax(np.abs(x), x.dtype.type(1)))))
 
 
 def same_kind(wanted: Exception, found: Exception) -> bool:
