@@ -251,7 +251,7 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
             return c
         with set_grad_enabled(False):
             return fit(wrap(c), entry, k, source)._value
-    if type(c) is ndarray and c.dtype is dtype and c.shape[1:] == shape and c.ndim <= len(entry.spec[0]):
+    if type(c) is ndarray and c.dtype is dtype and c.shape[1:] == shape:
         return as_value(add.reduce(c))  # over the first axis: a bias, say
     c = c if isinstance(c, Tensor) else np.asarray(c)
     found = c.shape
@@ -261,8 +261,7 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
         c = c.sum(axis=axes, keepdims=True)
         if spread == 0 and entry.op.family == "multilinear":  # type: ignore[union-attr]
             c = np.broadcast_to(c, shape)  # an index of length one in the other operands
-        stray = spread > 0 and any(n != 1 for n in found[: max(0, len(found) - _rank(entry))])
-        if spread < 0 or stray or c.shape[spread:] != shape:
+        if spread < 0 or c.shape[spread:] != shape:
             raise ValueError(
                 f"the rule of op {entry.op.name!r} for input {k} returned shape {found} "  # type: ignore[union-attr]
                 f"for an input of shape {shape}, at {describe(entry)}"
@@ -271,11 +270,6 @@ def fit(c: Any, entry: Entry, k: int, source: Entry) -> Any:
     if c.dtype != dtype:
         c = c.astype(dtype)
     return c if isinstance(c, Tensor) else as_value(c)
-
-
-def _rank(entry: Entry) -> int:
-    """How many axes at most an op made by broadcasting its operands."""
-    return max(len(e.spec[0]) for e in (entry, *entry.inputs) if type(e) is Entry)
 
 
 def backward(

@@ -393,6 +393,7 @@ def test_gradients_of_elementwise_ops_are_never_silently_wrong(call: Call) -> No
 @example(Call("max", (np.array(2.0),), {"axis": 0, "keepdims": False}))
 @example(Call("repeat", (np.array(2.0),), {"repeats": 2, "axis": 0}))
 @example(Call("setitem", (np.ones((2, 3)), np.ones((2, 0))), {"index": (0, np.array([], int))}))
+@example(Call("setitem", (np.array([1.0]), np.array(1.0)), {"index": np.array([[0], [-1]])}))
 def test_gradients_of_other_ops_are_those_of_differences(call: Call) -> None:
     check_direction(call)
 
