@@ -112,11 +112,12 @@ def bounds(
             or 0 < abs(z[i]) < np.finfo(z.dtype).tiny
             or np.isnan(z[i])
             or any(math.isnan(point[k]) for k in moved)
-            # What stands for an infinity is too small, and for a zero too large.
-            or (name == "power" and (math.isinf(point[0]) or not point[0]) and 0 < abs(point[1] - 1) < 0.09)
+            or (name == "power" and math.isinf(point[0]) and 0 < abs(point[1] - 1) < 0.09)  # INFINITE is too small
             or not (open_ends or finite)
         ):
             continue
         a, b = (min(open_ends), max(open_ends)) if open_ends else (np.nan, np.nan)
+        if name == "power" and not point[0] and 0 < abs(point[1] - 1) < 0.09:  # the step is too large: 0, or infinite
+            a, b = (min(a, 0.0), b) if point[1] > 1 else (a, np.inf)
         low[i], high[i] = a - rtol * abs(a) - atol, b + rtol * abs(b) + atol
     return low, high

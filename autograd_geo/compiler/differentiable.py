@@ -26,7 +26,7 @@ from ..value import SCALAR, Spec, Value, as_value
 from .errors import CompileError
 from .memory import number
 from .outside import is_equal
-from .places import Place, Scope, argument
+from .places import Place, Scope, argument, named
 from .records import Input
 from .target import build
 from .trace import Tracer
@@ -80,7 +80,7 @@ class Pullback:
 
     def attach(self, result: Any, args: Any, kwargs: Any) -> Any:
         """Put the results of a call on the tape."""
-        found = _named(args, kwargs)
+        found = named(args, kwargs)
         given = [_held(v, *how) for v, how in zip(self._read(found), self._given, strict=True)]
         sources = tuple([entry_of(t) for t in self._sources(found)])
         call = map_leaves(lambda x: x, (args, kwargs))  # in containers that nobody changes
@@ -124,7 +124,7 @@ class Pullback:
         key = id(g), id(entry)
         if key not in self._known:
             args, kwargs = entry.attrs["call"]
-            found = _named(args, kwargs)
+            found = named(args, kwargs)
             now = self._read(found)
             if not all(map(_is_still, now, entry.attrs["given"], self._given)) or not self._is_recorded(found):
                 raise TypeError(
@@ -145,10 +145,6 @@ class Pullback:
             return False
 
 
-def _named(args: Any, kwargs: Any) -> dict[str, Any]:
-    return {argument(k).template: x for k, x in enumerate(leaves((args, kwargs)))}
-
-
 def _pull_of(
     fn: Callable[..., Any], k: int, sources: Callable[[Mapping[str, Any]], tuple[Any, ...]]
 ) -> Callable[..., Any]:
@@ -158,7 +154,7 @@ def _pull_of(
         if not mode() & TRACING:  # outside a recording, a pass would go on through what made the arguments
             raise TypeError("compile: derivatives of derivatives were recorded too often; call the function uncompiled")
         out = list(leaves(fn(*args, **kwargs)))[k]
-        variables = [entry_of(t) for t in sources(_named(args, kwargs))]
+        variables = [entry_of(t) for t in sources(named(args, kwargs))]
         return pulled(out, g, variables, 0, True, True, True)[0]
 
     return pull

@@ -259,7 +259,9 @@ class Conditions:
     def _optimizer(self, value: Any) -> None:
         """Its settings and state are read anew by its steps; what else reads the settings is to find them again."""
         for name in ("parameters", "state"):
-            self.places.append(Place(f"{{0}}.{name} is {{1}}", value, getattr(value, name)))
+            held = getattr(value, name)
+            same = Place(f"{{0}}.{name} is {{1}}", value, held)
+            self.places.append(same if isinstance(held, tuple) else Place("{0}", False))  # a list may change inside
         for p in value.parameters:
             self._tensor(p)
         self._members |= {(id(vars(value)), name) for name in ("parameters", "state")}

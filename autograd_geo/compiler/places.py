@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..tree import leaves
+
 #: What names an object in generated code.
 Bind = Callable[[Any], str]
 _LITERALS = frozenset([bool, int, str, type(None)])
@@ -55,9 +57,14 @@ class Scope:
         return name
 
 
+def named(args: Any, kwargs: Any) -> dict[str, Any]:
+    """The leaves of the arguments of a call, by their names."""
+    return {argument(k).template: x for k, x in enumerate(leaves((args, kwargs)))}
+
+
 def argument(k: int) -> Place:
     """Leaf number k of the arguments."""
     return Place(f"leaf{k}")
 
 
-__all__ = ["Bind", "Named", "Place", "Scope", "argument"]
+__all__ = ["Bind", "Named", "Place", "Scope", "argument", "named"]

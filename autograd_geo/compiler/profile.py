@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tree import leaves
 from .machine import address_of, program_table, runner
 from .nodes import CONST, INPUT, Node
-from .places import Scope, argument
+from .places import Scope, named
 from .program import Program, Step
 from .records import Input
 from .writer import GONE, Outline
@@ -138,8 +137,7 @@ class _Inputs:
     """What inputs are now; where one is gone, or has become something else, ones of its shape."""
 
     def __init__(self, outline: Outline) -> None:
-        found = enumerate(leaves((outline.args, outline.kwargs)))
-        self._leaves = {argument(k).template: x for k, x in found}
+        self._leaves = named(outline.args, outline.kwargs)
 
     def array(self, node: Node, given: Input) -> np.ndarray[Any, Any]:
         """A copy for a node; random numbers are drawn, but will be drawn again."""

@@ -22,7 +22,9 @@ from .rules import STRONG, check_names, from_float, lift, module_of_caller, rule
 
 def _real(z: Any) -> Any:
     """What a user's function returned, if it is real numbers or booleans, without a mask. Raises TypeError."""
-    if not isinstance(z, Tensor) and (isinstance(z, np.ma.MaskedArray) or np.asarray(z).dtype.kind not in "fiub"):
+    if isinstance(z, Tensor) or (type(z) is np.ndarray and z.dtype.kind in "fiub"):
+        return z
+    if isinstance(z, np.ma.MaskedArray) or np.asarray(z).dtype.kind not in "fiub":
         kind = "a masked array" if isinstance(z, np.ma.MaskedArray) else f"dtype {np.asarray(z).dtype}"
         raise TypeError(
             f"the op's function returned {kind}; return real numbers or booleans, such as masked.filled(0.0), or real "
